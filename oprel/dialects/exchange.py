@@ -1,0 +1,116 @@
+"""One request's whole life on the wire, in one straight line that every dialect shares.
+
+A dialect answers with an async generator (`Answer`): first a `Head`, then the body's bytes. The exchange runs it,
+writes what it yields, and closes it on every path: when it ends, when it fails, when the client leaves (queued,
+loading, before the first token, mid-stream, streaming or not), when the client stops reading. Because the generator
+holds the lease and the engine's iterator in `async with` blocks, closing it stops the engine and frees the slot.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import AsyncGenerator, Callable
+from contextlib import aclosing
+from typing import Protocol
+
+from litestar.types import Receive, Scope, Send
+from msgspec import Struct
+
+from oprel.errors import OprelError
+
+__all__ = ["Answer", "ErrorRenderer", "Exchange", "Head"]
+
+_log = logging.getLogger("oprel.server")
+
+
+class Head(Struct, frozen=True):
+    """Status and headers; `content_length` is left out for streams. Header names are lower case."""
+
+    status: int = 200
+    headers: tuple[tuple[bytes, bytes], ...] = ()
+
+
+Answer = AsyncGenerator[Head | bytes, None]
+
+
+class ErrorRenderer(Protocol):
+    """How one dialect says that something went wrong."""
+
+    def whole(self, error: OprelError) -> tuple[Head, bytes]:
+        """The answer when nothing was sent yet."""
+
+    def chunk(self, error: OprelError) -> bytes:
+        """What is appended to a stream that had begun; the stream ends after it, without its usual end mark."""
+
+
+class Exchange:
+    """An ASGI app for one request. `answer` is called once, without arguments.
+
+    `send_timeout_s` bounds each blocked write (a client that never reads); past it the client counts as gone.
+    """
+
+    def __init__(self, answer: Callable[[], Answer], errors: ErrorRenderer, *, send_timeout_s: float) -> None:
+        self._answer = answer
+        self._errors = errors
+        self._send_timeout_s = send_timeout_s
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        writing = asyncio.ensure_future(self._write(send))
+        leaving = asyncio.ensure_future(_wait_client_gone(receive))
+        try:
+            await asyncio.wait((writing, leaving), return_when=asyncio.FIRST_COMPLETED)
+        finally:
+            leaving.cancel()
+            if not writing.done():
+                writing.cancel()
+            await asyncio.gather(leaving, return_exceptions=True)
+            try:
+                await writing
+            except asyncio.CancelledError:
+                if (task := asyncio.current_task()) is not None and task.cancelling():
+                    raise
+
+    async def _write(self, send: Send) -> None:
+        head: Head | None = None
+        try:
+            async with aclosing(self._answer()) as answer:
+                async for item in answer:
+                    if isinstance(item, Head):
+                        head = item
+                        await self._send_head(send, head)
+                    else:
+                        await self._send_body(send, item, more=True)
+            await self._send_body(send, b"", more=False)
+        except TimeoutError:
+            _log.warning("client stopped reading for %.0f s: cut off", self._send_timeout_s)
+        except Exception as caught:
+            await self._send_failure(send, head, _as_ours(caught))
+
+    async def _send_failure(self, send: Send, head: Head | None, error: OprelError) -> None:
+        if head is not None:
+            await self._send_body(send, self._errors.chunk(error), more=True)
+            await self._send_body(send, b"", more=False)
+            return
+        whole, body = self._errors.whole(error)
+        await self._send_head(send, whole)
+        await self._send_body(send, body, more=False)
+
+    async def _send_head(self, send: Send, head: Head) -> None:
+        await send({"type": "http.response.start", "status": head.status, "headers": list(head.headers)})
+
+    async def _send_body(self, send: Send, body: bytes, *, more: bool) -> None:
+        async with asyncio.timeout(self._send_timeout_s):
+            await send({"type": "http.response.body", "body": body, "more_body": more})
+
+
+def _as_ours(caught: Exception) -> OprelError:
+    if isinstance(caught, OprelError):
+        return caught
+    _log.error("a request failed for a reason that is a defect of this server", exc_info=caught)
+    return OprelError("internal error: the server's log has the details")
+
+
+async def _wait_client_gone(receive: Receive) -> None:
+    while (await receive())["type"] != "http.disconnect":
+        pass

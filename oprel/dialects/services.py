@@ -1,0 +1,23 @@
+"""What every dialect is given to do its work with."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from oprel.config import Settings
+from oprel.scheduler import Scheduler
+from oprel.sources import Puller
+from oprel.store import Catalog
+
+__all__ = ["Services"]
+
+
+@dataclass(frozen=True, slots=True)
+class Services:
+    """One for a server's life; `version` is Oprel's."""
+
+    settings: Settings
+    catalog: Catalog
+    scheduler: Scheduler
+    puller: Puller
+    version: str
