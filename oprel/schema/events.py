@@ -64,7 +64,7 @@ class ToolCallDelta(Struct, frozen=True, tag="tool_call", gc=False):
     index: int = 0
 
 
-class Warning(Struct, frozen=True, tag="warning", gc=False):  # noqa: A001 - the schema's own word
+class Warning(Struct, frozen=True, tag="warning", gc=False):
     """`code` is a short machine word (`gpu_fallback`, `prompt_truncated`, `parameter_ignored`), `text` a sentence."""
 
     code: str
