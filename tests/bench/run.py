@@ -1,0 +1,210 @@
+"""Oprel's costs, measured: `python tests/bench/run.py [relay|overhead|footprint ...]` (all by default).
+
+Each figure is the median of runs that alternate with their reference, and is told as a ratio or a difference within
+one run: absolute numbers of a busy machine mean little. Nothing here passes or fails.
+
+    relay      events/s that the gateway relays from an engine that costs nothing, in each dialect
+    overhead   tokens/s and time to first token through Oprel against the very same engine process asked directly
+    footprint  resident memory of an idle server; `oprel --version` against `python -c pass`
+"""
+
+from __future__ import annotations
+
+import argparse
+import asyncio
+import contextlib
+import json
+import os
+import signal
+import socket
+import statistics
+import subprocess
+import sys
+import tempfile
+import time
+import urllib.request
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
+
+from load import Address, Load, run_load
+from support.models import make_store
+
+_HERE = Path(__file__).resolve().parent
+_MODEL = "smollm2:135m"
+
+
+@dataclass
+class Server:
+    """A running `oprel serve` and the folder of its state."""
+
+    port: int
+    process: subprocess.Popen[bytes]
+    state: Path
+
+    @property
+    def rss_mib(self) -> float:
+        status = Path(f"/proc/{self.process.pid}/status").read_text()
+        return int(next(line for line in status.splitlines() if line.startswith("VmRSS")).split()[1]) / 1024
+
+    def engine(self) -> Address:
+        """The engine process that this server started: its socket and key, from its own command line."""
+        for child in _children(self.process.pid):
+            argv = Path(f"/proc/{child}/cmdline").read_bytes().decode().split("\0")
+            found = next((arg for arg in argv if arg.endswith(".sock")), None)
+            if found is None:
+                continue
+            environ = Path(f"/proc/{child}/environ").read_bytes().decode().split("\0")
+            key = next((e.partition("=")[2] for e in environ if e.startswith("LLAMA_API_KEY=")), None)
+            return Address(socket=found, key=key)
+        raise RuntimeError("the server has no engine")
+
+
+def _children(pid: int) -> Iterator[int]:
+    for task in Path(f"/proc/{pid}/task").iterdir():
+        for child in (task / "children").read_text().split():
+            yield int(child)
+            yield from _children(int(child))
+
+
+@contextlib.contextmanager
+def serving(*flags: str, models: Path) -> Iterator[Server]:
+    with tempfile.TemporaryDirectory(prefix="oprel-bench-") as folder, socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port = probe.getsockname()[1]
+        probe.close()
+        environment = {**os.environ, "OPREL_STATE_DIR": folder, "OPREL_MODELS": str(models)}
+        command = [sys.executable, "-m", "oprel", "serve", "--port", str(port), *flags]
+        process = subprocess.Popen(command, env=environment, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+        try:
+            _wait_ready(port, process)
+            yield Server(port, process, Path(folder))
+        finally:
+            process.send_signal(signal.SIGTERM)
+            process.wait(30)
+
+
+def _wait_ready(port: int, process: subprocess.Popen[bytes]) -> None:
+    for _ in range(600):
+        if process.poll() is not None:
+            raise RuntimeError("the server ended at its start; run `oprel serve` by hand to see why")
+        with contextlib.suppress(OSError), urllib.request.urlopen(f"http://127.0.0.1:{port}/ready", timeout=2):
+            return
+        time.sleep(0.1)
+    raise RuntimeError("the server did not become ready in a minute")
+
+
+def _ask(
+    port: int | None, path: str, tokens: int, *, clients: int, answers: int, direct: Address | None = None
+) -> Load:
+    chat: dict[str, object] = {
+        "model": _MODEL,
+        "messages": [{"role": "user", "content": "Write a long story about a lighthouse."}],
+        "stream": True,
+    }
+    if path.startswith("/api"):
+        chat["options"] = {"num_predict": tokens, "temperature": 0}
+    else:
+        chat |= {"max_tokens": tokens, "temperature": 0}
+    return asyncio.run(run_load(direct or Address(port=port), path, chat, clients=clients, answers=answers))
+
+
+def relay(models: Path, rounds: int, engine: str | None) -> None:
+    with tempfile.TemporaryDirectory() as folder:
+        wrapper = Path(folder, "costless-llama-server")
+        wrapper.write_text(f'#!/bin/sh\nexec "{sys.executable}" "{_HERE / "costless_engine.py"}" "$@"\n')
+        wrapper.chmod(0o755)
+        with serving("--llama-server", engine or str(wrapper), "--parallel", "8", models=models) as server:
+            _ask(server.port, "/v1/chat/completions", 500, clients=1, answers=2)
+            for path in ("/v1/chat/completions", "/api/chat"):
+                runs = [_ask(server.port, path, 4000, clients=8, answers=64) for _ in range(rounds)]
+                rate = statistics.median(run.events_per_s for run in runs)
+                print(f"relay {path:24} {rate:10,.0f} events/s, 8 streams")
+            direct = server.engine()
+            runs = [
+                _ask(None, "/v1/chat/completions", 4000, clients=8, answers=64, direct=direct) for _ in range(rounds)
+            ]
+            rate = statistics.median(run.events_per_s for run in runs)
+            print(f"relay {'(engine asked directly)':24} {rate:10,.0f} events/s, 8 streams")
+
+
+def overhead(models: Path, rounds: int) -> None:
+    with serving("--parallel", "8", "--context", "1024", models=models) as server:
+        path = "/v1/chat/completions"
+        _ask(server.port, path, 8, clients=8, answers=16)
+        direct = server.engine()
+        for clients, answers, tokens in ((1, 3, 128), (8, 16, 64)):
+            ratios = []
+            for _ in range(rounds):
+                through = _ask(server.port, path, tokens, clients=clients, answers=answers)
+                engine = _ask(None, path, tokens, clients=clients, answers=answers, direct=direct)
+                ratios.append(through.events_per_s / engine.events_per_s)
+            spread = f"{min(ratios):.3f} to {max(ratios):.3f}"
+            print(
+                f"tokens/s, {clients} client(s): {statistics.median(ratios):.3f} of the engine asked directly ({spread})"
+            )
+    _first_token(models, rounds)
+
+
+def _first_token(models: Path, rounds: int) -> None:
+    """Time to first token added: the costless engine answers at once, so the difference is the gateway's own."""
+    with tempfile.TemporaryDirectory() as folder:
+        wrapper = Path(folder, "costless-llama-server")
+        wrapper.write_text(f'#!/bin/sh\nexec "{sys.executable}" "{_HERE / "costless_engine.py"}" "$@"\n')
+        wrapper.chmod(0o755)
+        with serving("--llama-server", str(wrapper), models=models) as server:
+            path = "/v1/chat/completions"
+            _ask(server.port, path, 16, clients=1, answers=50)
+            direct = server.engine()
+            medians, tails = [], []
+            for _ in range(rounds):
+                through = _ask(server.port, path, 16, clients=1, answers=200)
+                engine = _ask(None, path, 16, clients=1, answers=200, direct=direct)
+                medians.append(through.median_first_event_ms - engine.median_first_event_ms)
+                tails.append(through.first_event_ms(0.99) - engine.first_event_ms(0.99))
+            print(
+                f"time to first token added: median {statistics.median(medians):.2f} ms, p99 {statistics.median(tails):.2f} ms"
+            )
+
+
+def footprint(models: Path, rounds: int) -> None:
+    with serving(models=models) as server:
+        urllib.request.urlopen(f"http://127.0.0.1:{server.port}/api/tags", timeout=10).read()
+        time.sleep(1)
+        print(f"idle server, no model loaded: {server.rss_mib:.1f} MiB resident")
+    ratios = []
+    oprel = str(Path(sys.executable).with_name("oprel"))
+    for _ in range(max(rounds, 9)):
+        ratios.append(_seconds([oprel, "--version"]) / _seconds([sys.executable, "-c", "pass"]))
+    print(f"oprel --version: {statistics.median(ratios):.2f} times `python -c pass`")
+
+
+def _seconds(command: list[str]) -> float:
+    began = time.perf_counter()
+    subprocess.run(command, check=True, stdout=subprocess.DEVNULL)
+    return time.perf_counter() - began
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("what", nargs="*", choices=["relay", "overhead", "footprint", []], default=[])
+    parser.add_argument("--rounds", type=int, default=5)
+    parser.add_argument("--engine", help="another costless engine for `relay` (llama-server's command line)")
+    options = parser.parse_args()
+    what = options.what or ["relay", "overhead", "footprint"]
+    with tempfile.TemporaryDirectory(prefix="oprel-bench-models-") as folder:
+        models = Path(folder)
+        make_store(models)
+        print(json.dumps({"python": sys.version.split()[0], "cores": os.cpu_count(), "rounds": options.rounds}))
+        if "relay" in what:
+            relay(models, options.rounds, options.engine)
+        if "overhead" in what:
+            overhead(models, options.rounds)
+        if "footprint" in what:
+            footprint(models, options.rounds)
+
+
+if __name__ == "__main__":
+    main()
