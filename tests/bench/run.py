@@ -123,9 +123,8 @@ def relay(models: Path, rounds: int, engine: str | None) -> None:
                 rate = statistics.median(run.events_per_s for run in runs)
                 print(f"relay {path:24} {rate:10,.0f} events/s, 8 streams")
             direct = server.engine()
-            runs = [
-                _ask(None, "/v1/chat/completions", 4000, clients=8, answers=64, direct=direct) for _ in range(rounds)
-            ]
+            path = "/v1/chat/completions"
+            runs = [_ask(None, path, 4000, clients=8, answers=64, direct=direct) for _ in range(rounds)]
             rate = statistics.median(run.events_per_s for run in runs)
             print(f"relay {'(engine asked directly)':24} {rate:10,.0f} events/s, 8 streams")
 
@@ -142,9 +141,8 @@ def overhead(models: Path, rounds: int) -> None:
                 engine = _ask(None, path, tokens, clients=clients, answers=answers, direct=direct)
                 ratios.append(through.events_per_s / engine.events_per_s)
             spread = f"{min(ratios):.3f} to {max(ratios):.3f}"
-            print(
-                f"tokens/s, {clients} client(s): {statistics.median(ratios):.3f} of the engine asked directly ({spread})"
-            )
+            median = statistics.median(ratios)
+            print(f"tokens/s, {clients} client(s): {median:.3f} of the engine asked directly ({spread})")
     _first_token(models, rounds)
 
 
@@ -164,9 +162,8 @@ def _first_token(models: Path, rounds: int) -> None:
                 engine = _ask(None, path, 16, clients=1, answers=200, direct=direct)
                 medians.append(through.median_first_event_ms - engine.median_first_event_ms)
                 tails.append(through.first_event_ms(0.99) - engine.first_event_ms(0.99))
-            print(
-                f"time to first token added: median {statistics.median(medians):.2f} ms, p99 {statistics.median(tails):.2f} ms"
-            )
+            median, tail = statistics.median(medians), statistics.median(tails)
+            print(f"time to first token added: median {median:.2f} ms, p99 {tail:.2f} ms")
 
 
 def footprint(models: Path, rounds: int) -> None:
@@ -174,10 +171,8 @@ def footprint(models: Path, rounds: int) -> None:
         urllib.request.urlopen(f"http://127.0.0.1:{server.port}/api/tags", timeout=10).read()
         time.sleep(1)
         print(f"idle server, no model loaded: {server.rss_mib:.1f} MiB resident")
-    ratios = []
     oprel = str(Path(sys.executable).with_name("oprel"))
-    for _ in range(max(rounds, 9)):
-        ratios.append(_seconds([oprel, "--version"]) / _seconds([sys.executable, "-c", "pass"]))
+    ratios = [_seconds([oprel, "--version"]) / _seconds([sys.executable, "-c", "pass"]) for _ in range(max(rounds, 9))]
     print(f"oprel --version: {statistics.median(ratios):.2f} times `python -c pass`")
 
 
