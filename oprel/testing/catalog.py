@@ -1,0 +1,104 @@
+"""A catalog and a registry in memory, so that a scheduler stands in three lines:
+
+catalog = ScriptedCatalog(scripted_model("tiny:latest"))
+driver = ScriptedDriver(Script(text=("Hi", "!")))
+scheduler = Scheduler(catalog=catalog, registry=ScriptedRegistry(driver), settings=Settings())
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import msgspec
+
+from oprel.drivers import Driver
+from oprel.errors import DriverUnavailableError, InvalidNameError, ModelNotFoundError
+from oprel.schema import Hardware, Model, ModelFile
+
+if TYPE_CHECKING:
+    from oprel.store import GgufMetadata
+
+__all__ = ["ScriptedCatalog", "ScriptedRegistry", "scripted_model"]
+
+MIB = 1024 * 1024
+_TEMPLATE = "{% for m in messages %}{{ m.role }}: {{ m.content }}\n{% endfor %}"
+
+
+def scripted_model(name: str = "scripted:latest", **changes: Any) -> Model:
+    """A chat model of 100 MiB (an embedding model with `capabilities=frozenset({"embedding"})`), its digests made
+    from its name; `changes` are fields of `schema.Model`."""
+    digest = hashlib.sha256(name.encode()).hexdigest()
+    is_embedding = "embedding" in changes.get("capabilities", ())
+    model = Model(
+        name=name,
+        digest=digest,
+        format="gguf",
+        files=(ModelFile("weights", f"/models/blobs/sha256-{digest}", digest, 100 * MIB),),
+        size_bytes=100 * MIB,
+        modified_at=1_700_000_000.0,
+        architecture="bert" if is_embedding else "llama",
+        families=("bert",) if is_embedding else ("llama",),
+        parameter_size="22M" if is_embedding else "135M",
+        quantization="Q8_0",
+        parameter_count=22_000_000 if is_embedding else 135_000_000,
+        context_tokens=512 if is_embedding else 8192,
+        embedding_length=384 if is_embedding else 576,
+        layers=30,
+        kv_bytes_per_token=1024,
+        pooling="mean" if is_embedding else None,
+        chat_template=None if is_embedding else _TEMPLATE,
+        capabilities=frozenset({"completion"}),
+    )
+    return msgspec.structs.replace(model, **changes)
+
+
+class ScriptedCatalog:
+    """Keeps what `oprel.store.Catalog` promises, over the models given; the latest given is the newest."""
+
+    def __init__(self, *models: Model, metadata: Mapping[str, GgufMetadata] | None = None) -> None:
+        self.models = list(models)
+        self._metadata = dict(metadata or {})
+
+    def find(self, name: str) -> Model:
+        wanted = name.lower()
+        if not wanted or any(c.isspace() or c in "\\\0" for c in wanted) or ".." in wanted:
+            raise InvalidNameError(f"{name!r} is not a model name: use [namespace/]name[:tag]", name=name)
+        for model in self.models:
+            names = {model.name.lower(), *(alias.lower() for alias in model.aliases)}
+            if wanted in names or f"{wanted}:latest" in names:
+                return model
+        raise ModelNotFoundError(f"model {name!r} not found", model=name)
+
+    def list(self) -> tuple[Model, ...]:
+        return tuple(reversed(self.models))
+
+    def metadata(self, model: Model) -> GgufMetadata:
+        """What was given for the model's name; KeyError for a model without."""
+        return self._metadata[model.name]
+
+    def blob_path(self, digest: str) -> Path:
+        return Path("/models/blobs") / f"sha256-{digest.removeprefix('sha256:')}"
+
+
+class ScriptedRegistry:
+    """Hands out the drivers given, the first one that supports the model."""
+
+    def __init__(self, *drivers: Driver, hardware: Hardware | None = None) -> None:
+        self.drivers = drivers
+        self.hardware = hardware or Hardware(
+            system="Linux",
+            machine="x86_64",
+            cores=4,
+            threads=8,
+            ram_total_bytes=16 * 1024 * MIB,
+            ram_available_bytes=12 * 1024 * MIB,
+        )
+
+    def choose(self, model: Model, driver: str = "auto") -> Driver:
+        for candidate in self.drivers:
+            if driver in ("auto", candidate.name) and candidate.supports(model).supported:
+                return candidate
+        raise DriverUnavailableError(f"no driver can run {model.name!r}", driver=None if driver == "auto" else driver)

@@ -1,0 +1,549 @@
+"""A driver and an engine that keep the contract by a script: no process, no model, any behaviour that a test needs.
+
+The script is data; what happened is recorded (`ScriptedDriver.starts`, `.engines`, `ScriptedEngine.calls`), so that
+a test can say what was asked of an engine and that nothing was left running.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import hashlib
+import math
+from collections.abc import AsyncGenerator, Callable, Coroutine, Iterable, Iterator, Mapping
+from typing import Any, Literal
+
+import msgspec
+from msgspec import Struct
+
+from oprel.drivers import (
+    ContextLengthError,
+    Driver,
+    DriverOptions,
+    EngineFailedError,
+    EngineStartError,
+    EngineTimeoutError,
+    EventStream,
+    Health,
+    UnsupportedError,
+)
+from oprel.drivers import Engine as BaseEngine
+from oprel.scheduler.clock import Clock, SystemClock
+from oprel.schema import (
+    ALL_SAMPLING,
+    Availability,
+    Capabilities,
+    ChatRequest,
+    CompletionRequest,
+    Embeddings,
+    EmbedRequest,
+    Event,
+    Finish,
+    FinishReason,
+    Hardware,
+    LoadOptions,
+    Model,
+    Plan,
+    Support,
+    Text,
+    Timings,
+    TokenLogprob,
+    ToolCall,
+    ToolCallDelta,
+    TopLogprob,
+    Usage,
+    events,
+)
+
+__all__ = ["Call", "GenerateRequest", "Script", "ScriptedDriver", "ScriptedEngine"]
+
+GenerateRequest = ChatRequest | CompletionRequest
+Broken = Literal["empty", "not_events", "no_finish", "two_finishes", "raises"]
+
+_CHAT = Capabilities(
+    chat=True,
+    complete=True,
+    tools=True,
+    thinking=True,
+    json_schema=True,
+    grammar=True,
+    logprobs=True,
+    tokenize=True,
+    sampling=ALL_SAMPLING,
+)
+_EMBED = Capabilities(embed=True, tokenize=True)
+
+
+class Script(Struct, frozen=True):
+    """How an engine behaves. Times in seconds, on the driver's clock.
+
+    `text`: the tokens of every answer, or a function of the request; `endless` repeats them until something stops
+    them; `batch` tokens arrive together. `thinking` comes first, `tool_calls` last (finish reason "tool_calls").
+    `usage` None: words of the prompt, tokens of the answer. `warnings` come before the first token.
+    `silent`: no token ever comes; the engine gives up after the driver's stall limit. `broken`: what comes breaks the
+    contract in the way named. `dies_at`: the engine dies before its n-th token (counted from 0) of a request.
+    `refusals`: the causes with which the first starts fail ("gpu", "memory", "model", "engine"), one for each start.
+    `capabilities` None: chat or embedding, as the model is. `bytes_by_device` None: the model's size on the CPU;
+    `fallbacks`: the bytes by device of each fallback plan. `memory_bytes`: what the engine says it holds.
+    """
+
+    text: tuple[str, ...] | Callable[[GenerateRequest], Iterable[str]] = ("Hello", ",", " world", "!")
+    thinking: tuple[str, ...] = ()
+    tool_calls: tuple[ToolCall, ...] = ()
+    warnings: tuple[events.Warning, ...] = ()
+    endless: bool = False
+    batch: int = 1
+    finish: FinishReason = "stop"
+    usage: Usage | None = None
+    cached_tokens: int = 0
+    start_delay_s: float = 0.0
+    prompt_delay_s: float = 0.0
+    token_delay_s: float = 0.0
+    embed_delay_s: float = 0.0
+    stop_delay_s: float = 0.0
+    silent: bool = False
+    broken: Broken | None = None
+    dies_at: int | None = None
+    refusals: tuple[str, ...] = ()
+    slots: int = 4
+    context_tokens: int = 4096
+    capabilities: Capabilities | None = None
+    dimensions: int = 8
+    bytes_by_device: tuple[tuple[str, int], ...] | None = None
+    fallbacks: tuple[tuple[tuple[str, int], ...], ...] = ()
+    memory_bytes: int | None = None
+
+
+class Call:
+    """One request that an engine got. `ended`: "" while it runs, then "finished", "closed" (by its reader) or
+    "failed"; `tokens` counts what was sent."""
+
+    def __init__(self, kind: str, request: GenerateRequest | EmbedRequest, started_at: float) -> None:
+        self.kind = kind
+        self.request = request
+        self.started_at = started_at
+        self.ended_at: float | None = None
+        self.ended = ""
+        self.tokens = 0
+
+    def __repr__(self) -> str:
+        return f"Call({self.kind!r}, tokens={self.tokens}, ended={self.ended!r})"
+
+
+class ScriptedEngine(BaseEngine):
+    """`calls` in order of arrival; `running` and `most_running` count requests; `is_stopped` after `stop`."""
+
+    def __init__(self, plan: Plan, script: Script, *, clock: Clock, stall_timeout_s: float = 60.0) -> None:
+        base = script.capabilities or (_EMBED if plan.embedding else _CHAT)
+        self.plan = plan
+        self.script = script
+        self.capabilities = msgspec.structs.replace(base, context_tokens=plan.context_tokens)
+        self.calls: list[Call] = []
+        self.running = 0
+        self.most_running = 0
+        self.is_stopped = False
+        self._clock = clock
+        self._stall_timeout_s = stall_timeout_s
+        self._dead: asyncio.Future[str] = asyncio.get_running_loop().create_future()
+
+    def chat(self, request: ChatRequest) -> EventStream:
+        refuse = _refusal(request, self.capabilities, "chat", self.plan)
+        return self._generate("chat", request, refuse)
+
+    def complete(self, request: CompletionRequest) -> EventStream:
+        refuse = _refusal(request, self.capabilities, "complete", self.plan)
+        return self._generate("complete", request, refuse)
+
+    async def embed(self, request: EmbedRequest) -> Embeddings:
+        if not self.capabilities.embed:
+            raise _unsupported("embed", self.plan)
+        with self._recorded("embed", request) as call:
+            await self._pause(self.script.embed_delay_s)
+            vectors = tuple(_vector(text, self.script.dimensions, request.normalize) for text in request.inputs)
+            call.tokens = sum(_count(text) for text in request.inputs)
+            return Embeddings(vectors, prompt_tokens=call.tokens)
+
+    async def tokenize(self, text: str, *, add_special: bool = False) -> tuple[int, ...]:
+        return (*((256,) if add_special else ()), *text.encode())
+
+    async def detokenize(self, tokens: tuple[int, ...]) -> str:
+        return bytes(token for token in tokens if token < 256).decode(errors="replace")
+
+    async def render(self, request: ChatRequest) -> str:
+        return "".join(f"{message.role}: {message.text}\n" for message in request.messages)
+
+    async def health(self) -> Health:
+        if self._dead.done():
+            return Health("dead", self._dead.result())
+        return Health("busy" if self.running >= self.plan.slots else "ready")
+
+    async def wait_dead(self) -> str:
+        return await asyncio.shield(self._dead)
+
+    async def stop(self) -> None:
+        if self.script.stop_delay_s and not self._dead.done():
+            await self._clock.sleep(self.script.stop_delay_s)
+        self.is_stopped = True
+        self.kill("stopped")
+
+    def kill(self, reason: str = "the scripted engine was killed") -> None:
+        """Ends the engine as a crash would: running requests fail, `wait_dead` returns."""
+        if not self._dead.done():
+            self._dead.set_result(reason)
+
+    @property
+    def is_dead(self) -> bool:
+        return self._dead.done()
+
+    def memory_bytes(self) -> int | None:
+        return self.script.memory_bytes
+
+    def log_tail(self) -> tuple[str, ...]:
+        return (f"scripted engine for {self.plan.model}", *((self._dead.result(),) if self._dead.done() else ()))
+
+    # -- one request
+
+    async def _generate(self, kind: str, request: GenerateRequest, refused: UnsupportedError | None) -> EventStream:
+        if refused is not None:
+            raise refused
+        self._check_context(request)
+        with self._recorded(kind, request) as call:
+            await self._pause(self.script.prompt_delay_s)
+            if self.script.silent:
+                await self._stall()
+            async for batch in self._batches(request, call):
+                yield batch
+
+    async def _batches(self, request: GenerateRequest, call: Call) -> AsyncGenerator[tuple[Event, ...], None]:
+        if self.script.warnings:
+            yield self.script.warnings
+        for thought in self.script.thinking:
+            await self._step(call)
+            yield (events.Thinking(thought),)
+        answer = _Answer(request, self.script)
+        waiting: list[Event] = []
+        for event in answer.events():
+            await self._step(call)
+            call.tokens += 1
+            waiting.append(event)
+            if len(waiting) >= self.script.batch:
+                yield tuple(waiting)
+                waiting.clear()
+        finish = Finish((answer.reason,), self._usage(request, call), Timings(0.001, 0.001), answer.stop_sequence)
+        for batch in _ending(tuple(waiting), finish, self.script.broken):
+            yield batch
+
+    async def _step(self, call: Call) -> None:
+        if self.script.dies_at is not None and call.tokens >= self.script.dies_at:
+            self.kill(f"the scripted engine died at token {call.tokens}")
+        if self.script.broken == "raises" and call.tokens >= 1:
+            raise RuntimeError("the scripted engine raised what is not in the tree of errors")
+        if self.script.token_delay_s or call.tokens % self.script.batch == 0:
+            await self._pause(self.script.token_delay_s)
+
+    async def _stall(self) -> None:
+        await self._pause(self._stall_timeout_s)
+        self.kill("the scripted engine was silent for too long")
+        raise EngineTimeoutError(f"the engine sent nothing for {self._stall_timeout_s:g} s", driver=self.plan.driver)
+
+    async def _pause(self, seconds: float) -> None:
+        """Sleeps, or fails at once when the engine dies."""
+        self._check_alive()
+        if seconds <= 0:
+            await asyncio.sleep(0)
+        else:
+            await _first_of(self._clock.sleep(seconds), self.wait_dead())
+        self._check_alive()
+
+    def _check_alive(self) -> None:
+        if self._dead.done():
+            raise EngineFailedError(
+                f"the engine of {self.plan.model!r} ended: {self._dead.result()}",
+                driver=self.plan.driver,
+                log_tail=self.log_tail(),
+            )
+
+    def _check_context(self, request: GenerateRequest) -> None:
+        words = _prompt_tokens(request)
+        if words > self.plan.context_tokens:
+            raise ContextLengthError(
+                f"the prompt has {words} tokens and the context holds {self.plan.context_tokens}: shorten the prompt",
+                prompt_tokens=words,
+                context_tokens=self.plan.context_tokens,
+            )
+
+    def _usage(self, request: GenerateRequest, call: Call) -> Usage:
+        return self.script.usage or Usage(_prompt_tokens(request), call.tokens, self.script.cached_tokens)
+
+    @contextlib.contextmanager
+    def _recorded(self, kind: str, request: GenerateRequest | EmbedRequest) -> Iterator[Call]:
+        call = Call(kind, request, self._clock.monotonic())
+        self.calls.append(call)
+        self.running += 1
+        self.most_running = max(self.most_running, self.running)
+        call_ended = "finished"
+        try:
+            yield call
+        except (GeneratorExit, asyncio.CancelledError):
+            call_ended = "closed"
+            raise
+        except BaseException:
+            call_ended = "failed"
+            raise
+        finally:
+            self.running -= 1
+            call.ended = call_ended
+            call.ended_at = self._clock.monotonic()
+
+
+class ScriptedDriver(Driver):
+    """Runs every model by one script, or each by its own (`scripts`, by model name).
+
+    `starts` are the plans that were tried, in order; `cancelled_starts` those of them that were given up; `engines`
+    those that came up; `planned` the (model, options) pairs that were planned.
+    """
+
+    name = "scripted"
+
+    def __init__(
+        self,
+        script: Script | None = None,
+        *,
+        scripts: Mapping[str, Script] | None = None,
+        clock: Clock | None = None,
+        options: DriverOptions | None = None,
+        formats: frozenset[str] = frozenset({"gguf"}),
+    ) -> None:
+        super().__init__(options or DriverOptions(run_dir=""))
+        self.script = script or Script()
+        self.scripts = dict(scripts or {})
+        self.starts: list[Plan] = []
+        self.cancelled_starts: list[Plan] = []
+        self.engines: list[ScriptedEngine] = []
+        self.planned: list[tuple[Model, LoadOptions]] = []
+        self._clock = clock or SystemClock()
+        self._formats = formats
+
+    def script_of(self, model: str) -> Script:
+        return self.scripts.get(model, self.script)
+
+    @property
+    def alive(self) -> list[ScriptedEngine]:
+        """The engines that nobody stopped and that did not die."""
+        return [engine for engine in self.engines if not engine.is_dead]
+
+    def availability(self, hardware: Hardware) -> Availability:
+        return Availability(True, "scripted: needs nothing")
+
+    def supports(self, model: Model) -> Support:
+        if model.format not in self._formats:
+            return Support(False, f"scripted runs {', '.join(sorted(self._formats))}, not {model.format}")
+        return Support(True, f"scripted runs {model.format}")
+
+    def plan(self, model: Model, options: LoadOptions, hardware: Hardware) -> Plan:
+        self.planned.append((model, options))
+        script = self.script_of(model.name)
+        ladder = (script.bytes_by_device or (("cpu", model.size_bytes),), *script.fallbacks)
+        first, *rest = (self._plan(model, options, script, step) for step in ladder)
+        return msgspec.structs.replace(first, fallbacks=tuple(rest))
+
+    def _plan(self, model: Model, options: LoadOptions, script: Script, by_device: tuple[tuple[str, int], ...]) -> Plan:
+        on_gpu = sum(size for device, size in by_device if device != "cpu")
+        on_cpu = sum(size for device, size in by_device if device == "cpu")
+        total = on_gpu + on_cpu
+        layers = model.layers or 0
+        context = min(options.context_tokens or script.context_tokens, model.context_tokens or script.context_tokens)
+        slots = options.slots or script.slots
+        return Plan(
+            driver=self.name,
+            engine="scripted",
+            model=model.name,
+            model_digest=model.digest,
+            files=model.files,
+            options=options,
+            gpu_layers=round(layers * on_gpu / total) if total else 0,
+            layers=model.layers,
+            bytes_by_device=by_device,
+            context_tokens=context,
+            slots=slots,
+            threads=options.threads or 1,
+            argv=("scripted", "{socket}"),
+            device="gpu+cpu" if on_gpu and on_cpu else "gpu" if on_gpu else "cpu",
+            embedding=model.is_embedding,
+            reasons=(
+                ("context", f"{context} tokens, by the script"),
+                ("slots", f"{slots}, by the script"),
+                ("device", f"{on_gpu} of {total} bytes on GPUs, by the script"),
+            ),
+        )
+
+    async def start(self, plan: Plan) -> ScriptedEngine:
+        script = self.script_of(plan.model)
+        attempt = sum(1 for earlier in self.starts if earlier.model == plan.model)
+        self.starts.append(plan)
+        try:
+            await self._clock.sleep(script.start_delay_s)
+        except asyncio.CancelledError:
+            self.cancelled_starts.append(plan)
+            raise
+        if attempt < len(script.refusals):
+            cause = script.refusals[attempt]
+            raise EngineStartError(
+                f"the scripted engine refused to start ({cause})", driver=self.name, log_tail=(cause,), cause=cause
+            )
+        engine = ScriptedEngine(plan, script, clock=self._clock, stall_timeout_s=self.options.stall_timeout_s)
+        self.engines.append(engine)
+        return engine
+
+
+class _Answer:
+    """The events of one answer, cut by `max_tokens` and stop strings; `reason` and `stop_sequence` once it ended."""
+
+    def __init__(self, request: GenerateRequest, script: Script) -> None:
+        self.reason: FinishReason = script.finish
+        self.stop_sequence: str | None = None
+        self._request = request
+        self._script = script
+
+    def events(self) -> Iterator[Event]:
+        top = self._request.logprobs
+        for text in self._until_stop(self._limited(self._tokens())):
+            yield Text(text, logprobs=None if top is None else (_logprob(text, top),))
+        if self.stop_sequence is None and self.reason != "length":
+            yield from self._calls()
+
+    def _tokens(self) -> Iterator[str]:
+        text = self._script.text
+        tokens = tuple(text(self._request) if callable(text) else text)
+        while True:
+            yield from tokens
+            if not self._script.endless or not tokens:
+                return
+
+    def _limited(self, tokens: Iterator[str]) -> Iterator[str]:
+        limit = self._request.sampling.max_tokens
+        for count, token in enumerate(tokens):
+            if limit is not None and count >= limit:
+                self.reason = "length"
+                return
+            yield token
+
+    def _until_stop(self, tokens: Iterator[str]) -> Iterator[str]:
+        """Holds back what may become a stop string."""
+        stops = self._request.sampling.stop
+        held = ""
+        for token in tokens:
+            held += token
+            found = min(((at, stop) for stop in stops if (at := held.find(stop)) >= 0), default=None)
+            if found is not None:
+                at, self.stop_sequence = found
+                self.reason = "stop"
+                if at:
+                    yield held[:at]
+                return
+            keep = _longest_prefix_at_end(held, stops)
+            if safe := held[: len(held) - keep]:
+                yield safe
+            held = held[len(held) - keep :]
+        if held:
+            yield held
+
+    def _calls(self) -> Iterator[Event]:
+        for number, call in enumerate(self._script.tool_calls):
+            self.reason = "tool_calls"
+            half = len(call.arguments) // 2
+            identity = call.id or f"call_{number}"
+            yield ToolCallDelta(number, arguments=call.arguments[:half], id=identity, name=call.name)
+            yield ToolCallDelta(number, arguments=call.arguments[half:])
+
+
+def _ending(last: tuple[Event, ...], finish: Finish, broken: Broken | None) -> Iterator[tuple[Event, ...]]:
+    match broken:
+        case "empty":
+            yield ()
+            yield (*last, finish)
+        case "not_events":
+            yield ("rubbish", 7)  # type: ignore[misc]  # this is what the script asks for
+            yield (*last, finish)
+        case "no_finish":
+            if last:
+                yield last
+        case "two_finishes":
+            yield (*last, finish)
+            yield (finish,)
+        case _:
+            yield (*last, finish)
+
+
+def _refusal(
+    request: GenerateRequest, capabilities: Capabilities, need: Literal["chat", "complete"], plan: Plan
+) -> UnsupportedError | None:
+    """What `capabilities` denies of what `request` asks for, or None."""
+    asked = {need: True, "logprobs": request.logprobs is not None}
+    if isinstance(request, ChatRequest):
+        asked["tools"] = bool(request.tools)
+        asked["thinking"] = request.thinking is not None and request.thinking.enabled
+        parts = {type(part).__name__ for message in request.messages for part in message.content}
+        asked["vision"] = "ImagePart" in parts
+        asked["audio"] = "AudioPart" in parts
+    else:
+        asked["infill"] = request.suffix is not None
+        asked["vision"] = bool(request.images)
+    format_name = type(request.format).__name__
+    asked["json_schema"] = format_name in ("JsonObject", "JsonSchema")
+    asked["grammar"] = format_name == "Grammar"
+    for capability, is_asked in asked.items():
+        if is_asked and not getattr(capabilities, capability):
+            return _unsupported(capability, plan)
+    return None
+
+
+def _unsupported(capability: str, plan: Plan) -> UnsupportedError:
+    return UnsupportedError(
+        f"{plan.model!r} on driver {plan.driver!r} does not support {capability}",
+        capability=capability,
+        model=plan.model,
+        driver=plan.driver,
+    )
+
+
+async def _first_of(*waits: Coroutine[Any, Any, Any]) -> None:
+    tasks = [asyncio.ensure_future(wait) for wait in waits]
+    try:
+        await asyncio.wait(tasks, return_when=asyncio.FIRST_COMPLETED)
+    finally:
+        for task in tasks:
+            task.cancel()
+        await asyncio.gather(*tasks, return_exceptions=True)
+
+
+def _prompt_tokens(request: GenerateRequest) -> int:
+    if isinstance(request, CompletionRequest):
+        return _count(request.prompt)
+    return sum(_count(message.text) for message in request.messages) + len(request.messages)
+
+
+def _count(text: str | tuple[int, ...]) -> int:
+    return max(1, len(text.split()) if isinstance(text, str) else len(text))
+
+
+def _logprob(text: str, top: int) -> TokenLogprob:
+    likeliest = TopLogprob(text, -0.1, tuple(text.encode()))
+    others = (TopLogprob(f"<{rank}>", -1.0 - rank, tuple(f"<{rank}>".encode())) for rank in range(1, top))
+    return TokenLogprob(text, -0.1, tuple(text.encode()), (likeliest, *others) if top else ())
+
+
+def _longest_prefix_at_end(text: str, stops: tuple[str, ...]) -> int:
+    """How many of `text`'s last characters begin a stop string."""
+    longest = max((len(stop) - 1 for stop in stops), default=0)
+    for length in range(min(longest, len(text)), 0, -1):
+        if any(stop.startswith(text[-length:]) for stop in stops):
+            return length
+    return 0
+
+
+def _vector(text: str | tuple[int, ...], dimensions: int, normalize: bool) -> tuple[float, ...]:
+    """Values made from the text, so that equal inputs give equal vectors and others don't."""
+    values = [hashlib.sha256(f"{number}:{text}".encode()).digest()[0] / 128 - 0.996 for number in range(dimensions)]
+    length = math.sqrt(sum(value * value for value in values)) if normalize else 1.0
+    return tuple(value / length for value in values)
