@@ -12,6 +12,7 @@ import asyncio
 import logging
 from collections.abc import AsyncGenerator, Callable
 from contextlib import aclosing
+from time import monotonic
 from typing import Protocol
 
 from litestar.types import Receive, Scope, Send
@@ -47,19 +48,22 @@ class ErrorRenderer(Protocol):
 class Exchange:
     """An ASGI app for one request. `answer` is called once, without arguments.
 
-    `send_timeout_s` bounds each blocked write (a client that never reads); past it the client counts as gone.
+    `send_timeout_s` bounds each blocked write (a client that never reads); past it, or up to a quarter later, the
+    client counts as gone. The limit costs nothing on the way of a write: the moment that a write began is noted,
+    and the exchange looks at it when it wakes (a timer for each write would cost more than the write).
     """
 
     def __init__(self, answer: Callable[[], Answer], errors: ErrorRenderer, *, send_timeout_s: float) -> None:
         self._answer = answer
         self._errors = errors
         self._send_timeout_s = send_timeout_s
+        self._sending_since: float | None = None
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         writing = asyncio.ensure_future(self._write(send))
         leaving = asyncio.ensure_future(_wait_client_gone(receive))
         try:
-            await asyncio.wait((writing, leaving), return_when=asyncio.FIRST_COMPLETED)
+            await self._wait(writing, leaving)
         finally:
             leaving.cancel()
             if not writing.done():
@@ -70,6 +74,19 @@ class Exchange:
             except asyncio.CancelledError:
                 if (task := asyncio.current_task()) is not None and task.cancelling():
                     raise
+
+    async def _wait(self, writing: asyncio.Task[None], leaving: asyncio.Task[None]) -> None:
+        """Returns when the answer is written, the client has left, or it hasn't read for too long."""
+        while True:
+            done, _ = await asyncio.wait(
+                (writing, leaving), timeout=self._send_timeout_s / 4, return_when=asyncio.FIRST_COMPLETED
+            )
+            if done:
+                return
+            since = self._sending_since
+            if since is not None and monotonic() - since >= self._send_timeout_s:
+                _log.warning("client stopped reading for %.0f s: cut off", self._send_timeout_s)
+                return
 
     async def _write(self, send: Send) -> None:
         head: Head | None = None
@@ -82,8 +99,6 @@ class Exchange:
                     else:
                         await self._send_body(send, item, more=True)
             await self._send_body(send, b"", more=False)
-        except TimeoutError:
-            _log.warning("client stopped reading for %.0f s: cut off", self._send_timeout_s)
         except Exception as caught:
             await self._send_failure(send, head, _as_ours(caught))
 
@@ -100,8 +115,9 @@ class Exchange:
         await send({"type": "http.response.start", "status": head.status, "headers": list(head.headers)})
 
     async def _send_body(self, send: Send, body: bytes, *, more: bool) -> None:
-        async with asyncio.timeout(self._send_timeout_s):
-            await send({"type": "http.response.body", "body": body, "more_body": more})
+        self._sending_since = monotonic()
+        await send({"type": "http.response.body", "body": body, "more_body": more})
+        self._sending_since = None
 
 
 def _as_ours(caught: Exception) -> OprelError:
