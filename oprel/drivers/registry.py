@@ -1,0 +1,271 @@
+"""The drivers of this installation: listed without being imported, imported when chosen, never lost in silence."""
+
+from __future__ import annotations
+
+import importlib.metadata
+import threading
+from collections.abc import Iterable, Iterator, Sequence
+from typing import Any
+
+import msgspec
+
+from oprel.drivers.contract import CONTRACT_VERSION, Driver, DriverOptions
+from oprel.errors import DriverUnavailableError, UnsupportedError
+from oprel.hardware import detect_hardware, with_free_memory
+from oprel.schema import Availability, EngineProbe, Hardware, Model
+
+__all__ = ["AUTO", "GROUP", "DriverState", "Registry"]
+
+GROUP = "oprel.drivers"
+AUTO = "auto"
+
+# What `auto` may choose without being told, likeliest first. Others are named in `drivers = […]` of the config.
+_AUTO_ORDER = ("llama_cpp", "vllm", "exllamav3", "exllamav2")
+_METHODS = ("availability", "plan", "probe", "start", "supports")
+
+
+class DriverState(msgspec.Struct, frozen=True):
+    """One row of `oprel drivers`. `origin` is the package that it comes from, with its version; `usable` is None for
+    a driver that wasn't imported, because nothing chose it."""
+
+    name: str
+    origin: str
+    usable: bool | None
+    reason: str
+    loaded: bool
+
+
+class _Entry:
+    """A driver by name, and how far it has got."""
+
+    def __init__(self, name: str, target: str) -> None:
+        self.name = name
+        self.target = target
+        self.driver: Driver | None = None
+        self.problem: str | None = None
+        self.probes: tuple[EngineProbe, ...] | None = None
+
+
+class Registry:
+    """All drivers that are installed or were registered; safe to ask from several threads.
+
+    `wanted` names the drivers that `--driver` and `drivers = […]` choose: `auto` may use them too, and their engines
+    are probed with those of the built-in ones. Making a registry imports nothing and looks at nothing.
+    """
+
+    def __init__(self, options: DriverOptions, *, wanted: Sequence[str] = ()) -> None:
+        self.options = options
+        self._wanted = tuple(name for name in wanted if name != AUTO)
+        self._entries: dict[str, _Entry] | None = None
+        self._registered: dict[str, _Entry] = {}
+        self._hardware: Hardware | None = None
+        self._lock = threading.RLock()
+
+    def __repr__(self) -> str:
+        return f"<Registry of {', '.join(self.names())}>"
+
+    def register(self, name: str, driver: Driver) -> None:
+        """Adds a driver that comes from no package (tests, programs); `auto` tries it after all others."""
+        entry = _Entry(name, "")
+        entry.driver = driver
+        with self._lock:
+            self._registered[name] = entry
+
+    def names(self) -> tuple[str, ...]:
+        return tuple(sorted({**self._installed(), **self._registered}))
+
+    def states(self) -> tuple[DriverState, ...]:
+        """Every driver with its state, by name. May block for seconds the first time, as `hardware` does."""
+        hardware = self.hardware()
+        origins = _origins()
+        return tuple(self._state(self._entry(name), hardware, origins) for name in self.names())
+
+    def get(self, name: str) -> Driver:
+        """The driver, imported now if need be. DriverUnavailableError says why not, or which ones there are."""
+        with self._lock:
+            entry = self._entry(name)
+            self._load(entry)
+        if entry.driver is None:
+            raise DriverUnavailableError(f"The driver {name!r} can't be used: {entry.problem}", driver=name)
+        return entry.driver
+
+    def choose(self, model: Model, hardware: Hardware, wanted: str = AUTO) -> tuple[Driver, str]:
+        """The driver for `model` and the reason for it: the wanted one, or the first that is usable here and
+        supports the model. Raises DriverUnavailableError or UnsupportedError with every reason."""
+        if wanted != AUTO:
+            return self._insist(wanted, model, hardware)
+        refusals = []
+        for name in self._auto_names():
+            entry = self._entry(name)
+            self._load(entry)
+            if entry.driver is None:
+                refusals.append(f"{name}: {entry.problem}")
+                continue
+            support = entry.driver.supports(model)
+            if not support.supported:
+                refusals.append(f"{name}: {support.reason}")
+                continue
+            available = self._availability(entry, hardware)
+            if available.usable:
+                return entry.driver, f"{name} is the first usable driver that supports the model: {support.reason}"
+            # It would be the right one: what is wrong with it is what the user must hear.
+            raise DriverUnavailableError(f"The driver {name!r} can't be used: {available.reason}", driver=name)
+        raise UnsupportedError(
+            f"No driver can run {model.name!r}. {_joined(refusals)}", capability="format", model=model.name
+        )
+
+    def probe(self) -> tuple[EngineProbe, ...]:
+        """What the drivers that may be chosen found out about their engines, in order; each is asked once. Blocks."""
+        found: list[EngineProbe] = []
+        for name in self._auto_names():
+            entry = self._entry(name)
+            self._load(entry)
+            found += self._probes(entry)
+        return tuple(found)
+
+    def hardware(self) -> Hardware:
+        """This machine with its engines; looked at once, but free memory is of this moment. Blocks."""
+        with self._lock:
+            if self._hardware is None:
+                self._hardware = detect_hardware()
+            else:
+                self._hardware = with_free_memory(self._hardware)
+            return msgspec.structs.replace(self._hardware, engines=self.probe())
+
+    def _insist(self, name: str, model: Model, hardware: Hardware) -> tuple[Driver, str]:
+        driver = self.get(name)
+        support = driver.supports(model)
+        if not support.supported:
+            raise UnsupportedError(
+                f"The driver {name!r} can't run {model.name!r}: {support.reason}",
+                capability="format",
+                model=model.name,
+                driver=name,
+            )
+        available = self._availability(self._entry(name), hardware)
+        if not available.usable:
+            raise DriverUnavailableError(f"The driver {name!r} can't be used: {available.reason}", driver=name)
+        return driver, f"{name} was asked for: {support.reason}"
+
+    def _auto_names(self) -> Iterator[str]:
+        known = {**self._installed(), **self._registered}
+        ordered = dict.fromkeys((*_AUTO_ORDER, *self._wanted, *self._registered))
+        return (name for name in ordered if name in known)
+
+    def _availability(self, entry: _Entry, hardware: Hardware) -> Availability:
+        if entry.driver is None:
+            return Availability(usable=False, reason=entry.problem or "it isn't loaded")
+        try:
+            return entry.driver.availability(hardware)
+        except Exception as error:  # a third party's driver that breaks the contract
+            return Availability(usable=False, reason=f"its availability() failed: {_sentence(error)}")
+
+    def _probes(self, entry: _Entry) -> tuple[EngineProbe, ...]:
+        if entry.driver is None:
+            return ()
+        with self._lock:
+            if entry.probes is None:
+                entry.probes = _ask_probes(entry.name, entry.driver)
+        return entry.probes
+
+    def _entry(self, name: str) -> _Entry:
+        entry = self._registered.get(name) or self._installed().get(name)
+        if entry is None:
+            known = ", ".join(self.names()) or "none"
+            raise DriverUnavailableError(f"There is no driver {name!r}: installed are {known}.", driver=name)
+        return entry
+
+    def _installed(self) -> dict[str, _Entry]:
+        with self._lock:
+            if self._entries is None:
+                self._entries = dict(_listed())
+        return self._entries
+
+    def _load(self, entry: _Entry) -> None:
+        """Imports it once; a failure is kept as its problem."""
+        with self._lock:
+            if entry.driver is not None or entry.problem is not None:
+                return
+            try:
+                found = _import(entry.name)
+                entry.problem = _mismatch(found)
+                if entry.problem is None:
+                    entry.driver = found(self.options)
+            except Exception as error:
+                entry.problem = f"{entry.target} failed to load: {_sentence(error)}"
+
+    def _state(self, entry: _Entry, hardware: Hardware, origins: dict[str, str]) -> DriverState:
+        origin = origins.get(entry.target, "this program" if entry.name in self._registered else "unknown")
+        if entry.problem is not None:
+            return DriverState(entry.name, origin, usable=False, reason=entry.problem, loaded=False)
+        if entry.driver is None:
+            reason = f"not imported, because nothing chose it (--driver {entry.name} does)"
+            return DriverState(entry.name, origin, usable=None, reason=reason, loaded=False)
+        available = self._availability(entry, hardware)
+        return DriverState(entry.name, origin, usable=available.usable, reason=available.reason, loaded=True)
+
+
+def _listed() -> Iterator[tuple[str, _Entry]]:
+    """The entry points of the group by name, none imported. A name that two packages claim is neither's."""
+    targets: dict[str, list[str]] = {}
+    for point in _points():
+        targets.setdefault(point.name, []).append(point.value)
+    for name, claims in targets.items():
+        entry = _Entry(name, claims[0])
+        if len(claims) > 1:
+            entry.problem = f"several packages claim this name ({', '.join(claims)}): uninstall all but one"
+        yield name, entry
+
+
+def _points() -> list[importlib.metadata.EntryPoint]:
+    from stevedore import ExtensionManager, NamedExtensionManager
+
+    # stevedore remembers the listing for the life of the process; a registry that is made anew looks anew.
+    ExtensionManager.ENTRY_POINT_CACHE.pop(GROUP, None)
+    nothing_loaded: Any = NamedExtensionManager(GROUP, names=[])
+    return list(nothing_loaded.list_entry_points())
+
+
+def _import(name: str) -> Any:
+    from stevedore import NamedExtensionManager
+
+    def raise_it(_manager: Any, _point: Any, error: BaseException) -> None:
+        raise error
+
+    manager: Any = NamedExtensionManager(GROUP, names=[name], on_load_failure_callback=raise_it)
+    return manager[name].plugin
+
+
+def _mismatch(found: Any) -> str | None:
+    """Why this isn't a driver of our contract, in one sentence."""
+    contract = getattr(found, "contract", None)
+    if contract != CONTRACT_VERSION:
+        return f"it keeps contract {contract!r} and this Oprel wants {CONTRACT_VERSION}: update one of them"
+    missing = [method for method in _METHODS if not callable(getattr(found, method, None))]
+    if not isinstance(getattr(found, "name", None), str):
+        missing.insert(0, "name")
+    return f"it lacks {', '.join(missing)}, which the contract asks for" if missing else None
+
+
+def _ask_probes(name: str, driver: Driver) -> tuple[EngineProbe, ...]:
+    try:
+        return tuple(driver.probe())
+    except Exception as error:  # a third party's driver that breaks the contract
+        return (EngineProbe(driver=name, engine=name, command=(), problem=f"its probe() failed: {_sentence(error)}"),)
+
+
+def _origins() -> dict[str, str]:
+    """From an entry point's target to "package version"."""
+    return {
+        point.value: f"{point.dist.name} {point.dist.version}"
+        for point in importlib.metadata.entry_points(group=GROUP)
+        if point.dist is not None
+    }
+
+
+def _sentence(error: BaseException) -> str:
+    return f"{type(error).__name__}: {error}"
+
+
+def _joined(reasons: Iterable[str]) -> str:
+    return "; ".join(reasons) + "."
