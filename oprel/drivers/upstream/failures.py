@@ -1,0 +1,163 @@
+"""What engines say when they refuse or fail, and what that is in our tree: one table.
+
+llama-server answers some client errors with 500, so that the text decides before the status does.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable
+from typing import NamedTuple
+
+import msgspec
+
+from oprel.drivers.upstream.wire import ErrorBody, WireError
+from oprel.errors import (
+    BusyError,
+    ContextLengthError,
+    EngineFailedError,
+    InvalidRequestError,
+    OprelError,
+    UnsupportedError,
+)
+
+__all__ = ["Failures", "garbage", "quoted"]
+
+_MAX_TEXT = 300
+_MAX_SEARCHED = 4096
+_MAX_QUOTE = 80
+
+
+class Told(NamedTuple):
+    """What an engine said, with all that a row needs to make an error of it."""
+
+    driver: str
+    model: str
+    text: str
+    numbers: tuple[int | None, int | None]
+
+
+def _context_length(told: Told) -> OprelError:
+    prompt, context = told.numbers
+    if prompt is None or context is None:
+        text = "prompt and answer are longer than the context; shorten them, or load the model with a longer context"
+    else:
+        text = (
+            f"the prompt has {prompt} tokens, but the context holds {context}; "
+            "shorten it, or load the model with a longer context"
+        )
+    return ContextLengthError(text, prompt_tokens=prompt, context_tokens=context)
+
+
+def _unsupported(capability: str, what: str) -> Callable[[Told], OprelError]:
+    def make(told: Told) -> OprelError:
+        text = f"{told.model} on {told.driver} {what}"
+        return UnsupportedError(text, capability=capability, model=told.model, driver=told.driver)
+
+    return make
+
+
+def _invalid(param: str | None = None) -> Callable[[Told], OprelError]:
+    def make(told: Told) -> OprelError:
+        return InvalidRequestError(f"{told.driver} refused the request: {told.text}", param=param)
+
+    return make
+
+
+def _busy(told: Told) -> OprelError:
+    return BusyError(f"the engine can't take the request now ({told.text}); try again", retry_after_s=1.0)
+
+
+# First match wins; groups named prompt and context are token counts.
+_BY_TEXT: tuple[tuple[re.Pattern[str], Callable[[Told], OprelError]], ...] = tuple(
+    (re.compile(pattern, re.IGNORECASE | re.DOTALL), make)
+    for pattern, make in (
+        (r"request \((?P<prompt>\d+) tokens\) exceeds the available context size \((?P<context>\d+)", _context_length),
+        (r"input \((?P<prompt>\d+) tokens\) is too large to process.*batch size: (?P<context>\d+)", _context_length),
+        (r"input \((?P<prompt>\d+) tokens\) is larger than the max context size", _context_length),
+        (r"maximum context length is (?P<context>\d+) tokens.*?(?P<prompt>\d+)", _context_length),
+        (r"context size has been exceeded|exceeds the (available|maximum) context", _context_length),
+        (r"image input is not supported|does not support multimodal", _unsupported("vision", "takes no images")),
+        (r"audio input is not supported", _unsupported("audio", "takes no audio")),
+        (r"does not support embeddings", _unsupported("embed", "makes no embeddings")),
+        (r"does not support logits computation", _unsupported("chat", "makes embeddings only")),
+        (r"infill is not supported", _unsupported("infill", "can't fill in the middle of a text")),
+        (r"tools? (param )?requires? --jinja|template does not support tools", _unsupported("tools", "has no tools")),
+        (r"failed to parse grammar|failed to initialize samplers|grammar error", _invalid("response_format")),
+        (r"json.?schema|unrecognized type|response_format", _invalid("response_format")),
+        (r"failed to parse messages|missing 'role'|'messages' is required|invalid 'content'", _invalid("messages")),
+        (r"tool.?call.*(argument|json)|failed to parse tool call", _invalid("messages")),
+        (r"tool_choice|'?tools'?\b.*(must|invalid|expected)", _invalid("tools")),
+        (r"failed to (load|decode) image|invalid (image|url|base64)", _invalid("messages")),
+        (r"\[json\.exception\.", _invalid()),
+        (r"jinja|chat template|template.*(error|exception)|raise_exception", _invalid("messages")),
+        (r"prompt contains invalid tokens", _invalid("prompt")),
+        (r"loading model", _busy),
+    )
+)
+
+
+class Failures:
+    """Makes errors for one engine; `model` is the display name."""
+
+    def __init__(self, driver: str, model: str) -> None:
+        self.driver = driver
+        self.model = model
+
+    def answered(self, status: int, body: bytes, content_type: str = "") -> OprelError:
+        """For an answer that isn't the stream or data that was asked for."""
+        try:
+            parsed = msgspec.json.decode(body, type=ErrorBody)
+        except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
+            parsed = ErrorBody()
+        error = parsed.error if parsed.error is not None else parsed.detail or parsed.message
+        if error is not None:
+            return self.told(status, error)
+        kind = f" ({content_type})" if content_type else ""
+        why = "not a stream" if status == 200 else "no error that can be read"
+        return garbage(self.driver, quoted(body), f"status {status}{kind}, {why}")
+
+    def told(self, status: int, error: WireError | str) -> OprelError:
+        """For an error object, in a body or in the middle of a stream."""
+        wire = WireError(error) if isinstance(error, str) else error
+        told = Told(self.driver, self.model, _shortened(wire.message), (wire.n_prompt_tokens, wire.n_ctx))
+        if wire.type == "exceed_context_size_error":
+            return _context_length(told)
+        for pattern, make in _BY_TEXT:
+            if match := pattern.search(wire.message, 0, _MAX_SEARCHED):
+                return make(told._replace(numbers=_numbers(told, match)))
+        return self._by_status(wire.code if isinstance(wire.code, int) else status, told)
+
+    def incomplete(self) -> EngineFailedError:
+        return EngineFailedError(f"{self.driver} ended its answer without a finish", driver=self.driver)
+
+    def _by_status(self, status: int, told: Told) -> OprelError:
+        if status in (429, 503):
+            return _busy(told)
+        if status == 501:
+            return _unsupported("request", f"can't do this: {told.text}")(told)
+        if status in (400, 409, 413, 415, 422):
+            return _invalid()(told)
+        # 401, 403, 404, 405: ours to get right, not the client's.
+        return EngineFailedError(f"{told.driver} failed with status {status}: {told.text}", driver=told.driver)
+
+
+def garbage(driver: str, quote: str, why: str) -> EngineFailedError:
+    return EngineFailedError(f"{driver} answered nonsense ({why}): {quote}", driver=driver)
+
+
+def quoted(data: bytes) -> str:
+    """A short, printable quote of what an engine sent."""
+    text = data[: _MAX_QUOTE * 4].decode("utf-8", "replace")
+    return repr(text if len(text) <= _MAX_QUOTE else text[:_MAX_QUOTE] + "…")
+
+
+def _shortened(text: str) -> str:
+    line = " ".join(text.split()) or "no reason given"
+    return line if len(line) <= _MAX_TEXT else line[:_MAX_TEXT] + "…"
+
+
+def _numbers(told: Told, match: re.Match[str]) -> tuple[int | None, int | None]:
+    found = match.groupdict()
+    prompt, context = found.get("prompt"), found.get("context")
+    return (int(prompt) if prompt else told.numbers[0], int(context) if context else told.numbers[1])

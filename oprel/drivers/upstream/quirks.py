@@ -1,0 +1,45 @@
+"""What differs between engines that speak OpenAI's HTTP, as data."""
+
+from __future__ import annotations
+
+from typing import Literal
+
+from msgspec import Struct
+
+__all__ = ["LLAMA_SERVER", "Quirks"]
+
+
+class Quirks(Struct, frozen=True):
+    """Paths (None: the engine has no such thing), field names and habits. The defaults are llama-server's.
+
+    `completion_shape`: "native" is llama-server's own (`content`, exact counts in every event), "openai" has choices.
+    `model` is sent where an engine insists on a name. `unlimited_tokens` says "what is left of the context" (None:
+    leave the field out). `renamed` maps fields of `schema.Sampling` to the engine's names where they differ.
+    `efforts` maps thinking efforts that the engine doesn't know to ones that it does. `thinking_switch` is the
+    template argument that turns thinking on and off; `normalize_field` the one of embeddings that turns L2
+    normalization on (2) and off (-1). `progress_field` asks for progress of the prompt, `prompt_cache_field` for
+    reuse of a common prefix. `has_logprobs_with_tools`: both may be asked of one request.
+    """
+
+    chat_path: str = "/v1/chat/completions"
+    completion_path: str = "/completion"
+    completion_shape: Literal["native", "openai"] = "native"
+    infill_path: str | None = "/infill"
+    embedding_path: str = "/v1/embeddings"
+    tokenize_path: str | None = "/tokenize"
+    detokenize_path: str | None = "/detokenize"
+    render_path: str | None = "/apply-template"
+    props_path: str | None = "/props"
+    model: str | None = None
+    unlimited_tokens: int | None = -1
+    renamed: tuple[tuple[str, str], ...] = ()
+    efforts: tuple[tuple[str, str], ...] = (("minimal", "low"), ("max", "high"))
+    thinking_switch: str | None = "enable_thinking"
+    normalize_field: str | None = "embd_normalize"
+    progress_field: str | None = "return_progress"
+    prompt_cache_field: str | None = "cache_prompt"
+    has_logprobs_with_tools: bool = False
+    embedding_batch: int = 64
+
+
+LLAMA_SERVER = Quirks()

@@ -1,0 +1,149 @@
+"""The JSON that engines stream, as typed structs with only the fields that are used."""
+
+from __future__ import annotations
+
+from msgspec import Struct
+
+__all__ = [
+    "ChatChunk",
+    "Choice",
+    "Delta",
+    "EmbeddingRow",
+    "EmbeddingsAnswer",
+    "ErrorBody",
+    "NativeChunk",
+    "PromptProgress",
+    "TokenRow",
+    "WireError",
+    "WireTimings",
+    "WireUsage",
+]
+
+
+class TopRow(Struct, gc=False):
+    token: str
+    logprob: float | None = None
+    bytes: tuple[int, ...] | None = None
+
+
+class TokenRow(Struct):
+    """`logprob` null is minus infinity, which JSON can't say."""
+
+    token: str
+    logprob: float | None = None
+    bytes: tuple[int, ...] | None = None
+    top_logprobs: tuple[TopRow, ...] = ()
+
+
+class ChoiceLogprobs(Struct):
+    content: tuple[TokenRow, ...] | None = None
+
+
+class Function(Struct, gc=False):
+    name: str | None = None
+    arguments: str | None = None
+
+
+class ToolCallRow(Struct, gc=False):
+    index: int = 0
+    id: str | None = None
+    function: Function | None = None
+
+
+class Delta(Struct, frozen=True, gc=False):
+    content: str | None = None
+    reasoning_content: str | None = None
+    tool_calls: tuple[ToolCallRow, ...] | None = None
+
+
+_EMPTY_DELTA = Delta()
+
+
+class Choice(Struct, gc=False):
+    """`delta` in chat, `text` in completions."""
+
+    delta: Delta = _EMPTY_DELTA
+    finish_reason: str | None = None
+    logprobs: ChoiceLogprobs | None = None
+    text: str | None = None
+
+
+class CachedTokens(Struct, gc=False):
+    cached_tokens: int | None = None
+
+
+class WireUsage(Struct, gc=False):
+    prompt_tokens: int = 0
+    completion_tokens: int = 0
+    prompt_tokens_details: CachedTokens | None = None
+
+
+class WireTimings(Struct, gc=False):
+    """llama-server's: the prompt's size is `cache_n + prompt_n`."""
+
+    cache_n: int = 0
+    prompt_n: int = 0
+    prompt_ms: float | None = None
+    predicted_n: int = 0
+    predicted_ms: float | None = None
+
+
+class PromptProgress(Struct, gc=False):
+    """Tokens; `processed` includes `cache`."""
+
+    total: int
+    cache: int = 0
+    processed: int = 0
+
+
+class WireError(Struct):
+    message: str = ""
+    code: int | str | None = None
+    type: str | None = None
+    n_prompt_tokens: int | None = None
+    n_ctx: int | None = None
+
+
+class ErrorBody(Struct):
+    """The body of an answer that isn't 200; some engines write the text where others write an object."""
+
+    error: WireError | str | None = None
+    detail: str | None = None
+    message: str | None = None
+
+
+class ChatChunk(Struct, gc=False):
+    """A chunk of `/v1/chat/completions` or `/v1/completions`."""
+
+    choices: tuple[Choice, ...] | None = None
+    usage: WireUsage | None = None
+    timings: WireTimings | None = None
+    prompt_progress: PromptProgress | None = None
+    error: WireError | str | None = None
+
+
+class NativeChunk(Struct, gc=False):
+    """A chunk of llama-server's `/completion` and `/infill`."""
+
+    content: str | None = None
+    stop: bool = False
+    stop_type: str | None = None
+    stopping_word: str | None = None
+    tokens_predicted: int = 0
+    tokens_evaluated: int = 0
+    timings: WireTimings | None = None
+    completion_probabilities: tuple[TokenRow, ...] | None = None
+    prompt_progress: PromptProgress | None = None
+    error: WireError | str | None = None
+
+
+class EmbeddingRow(Struct):
+    """`embedding` is base64 of little-endian float32, or numbers where an engine ignores `encoding_format`."""
+
+    index: int
+    embedding: str | tuple[float, ...]
+
+
+class EmbeddingsAnswer(Struct):
+    data: tuple[EmbeddingRow, ...]
+    usage: WireUsage
