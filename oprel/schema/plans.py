@@ -26,10 +26,10 @@ class Plan(Struct, frozen=True):
     """All that `Driver.start` needs; pure data, equal plans start equal engines.
 
     `gpu_layers`: a number, or "fit" when the engine decides. `bytes_by_device` maps a device ("cpu", "CUDA0", …) to
-    the estimate for weights, cache and buffers. `argv` holds the placeholders `{socket}` and `{run_dir}`; file paths
+    the estimate for weights, cache and buffers. `argv` holds the placeholders `{socket}` and `{template}`; file paths
     in it are those of `files`. `context_tokens` is for each slot. `device` is what a user is told: "cpu", "gpu" or
-    "gpu+cpu". `reasons` are (subject, sentence) pairs, one for each choice. `fallbacks` are tried in order, by the
-    scheduler, when the start fails for a cause that they can help.
+    "gpu+cpu". `chat`: the model has a template to chat with. `reasons` are (subject, sentence) pairs, one for each
+    choice. `fallbacks` are tried in order, by the scheduler, when the start fails for a cause that they can help.
     """
 
     driver: str
@@ -48,6 +48,7 @@ class Plan(Struct, frozen=True):
     environment: tuple[tuple[str, str], ...] = ()
     device: str = "cpu"
     embedding: bool = False
+    chat: bool = False
     reasons: tuple[tuple[str, str], ...] = ()
     fallbacks: tuple[Plan, ...] = ()
 

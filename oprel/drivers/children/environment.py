@@ -19,7 +19,9 @@ _NAMES = frozenset(
     }
 )
 _PREFIXES = (
-    "LC_", "CUDA_", "NVIDIA_", "HIP_", "ROCR_", "ROCM_", "HSA_", "GGML_", "VK_", "ZE_", "SYCL_", "OMP_", "GOMP_", "KMP_",
+    "LC_",
+    "CUDA_", "NVIDIA_", "HIP_", "ROCR_", "ROCM_", "HSA_", "GGML_", "VK_", "ZE_", "SYCL_",
+    "OMP_", "GOMP_", "KMP_",
 )  # fmt: skip
 
 # Without it a crashing engine may fork a debugger and hang on it.

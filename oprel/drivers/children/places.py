@@ -78,7 +78,7 @@ class Place:
 
 
 class RunDirectory:
-    """A directory of ours alone (0700), checked before anything is put into it. Raises ConfigError where it can't be."""
+    """A directory of ours alone (0700), checked before anything is put into it, else ConfigError."""
 
     def __init__(self, path: str | Path) -> None:
         self.path = Path(path)
