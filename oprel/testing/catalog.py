@@ -84,11 +84,12 @@ class ScriptedCatalog:
 
 
 class ScriptedRegistry:
-    """Hands out the drivers given, the first one that supports the model."""
+    """Keeps what the scheduler asks of `oprel.drivers.registry.Registry`, over the drivers given: the first one that
+    supports the model. `machine` may be replaced: the next look at the hardware sees it."""
 
     def __init__(self, *drivers: Driver, hardware: Hardware | None = None) -> None:
         self.drivers = drivers
-        self.hardware = hardware or Hardware(
+        self.machine = hardware or Hardware(
             system="Linux",
             machine="x86_64",
             cores=4,
@@ -97,8 +98,12 @@ class ScriptedRegistry:
             ram_available_bytes=12 * 1024 * MIB,
         )
 
-    def choose(self, model: Model, driver: str = "auto") -> Driver:
+    def hardware(self) -> Hardware:
+        return self.machine
+
+    def choose(self, model: Model, hardware: Hardware, wanted: str = "auto") -> tuple[Driver, str]:
         for candidate in self.drivers:
-            if driver in ("auto", candidate.name) and candidate.supports(model).supported:
-                return candidate
-        raise DriverUnavailableError(f"no driver can run {model.name!r}", driver=None if driver == "auto" else driver)
+            support = candidate.supports(model)
+            if wanted in ("auto", candidate.name) and support.supported:
+                return candidate, support.reason
+        raise DriverUnavailableError(f"no driver can run {model.name!r}", driver=None if wanted == "auto" else wanted)

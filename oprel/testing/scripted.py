@@ -10,8 +10,8 @@ import asyncio
 import contextlib
 import hashlib
 import math
-from collections.abc import AsyncGenerator, Callable, Coroutine, Iterable, Iterator, Mapping
-from typing import Any, Literal
+from collections.abc import AsyncGenerator, Callable, Iterable, Iterator, Mapping
+from typing import Literal
 
 import msgspec
 from msgspec import Struct
@@ -29,6 +29,7 @@ from oprel.drivers import (
 )
 from oprel.drivers import Engine as BaseEngine
 from oprel.scheduler.clock import Clock, SystemClock
+from oprel.scheduler.waits import first_of
 from oprel.schema import (
     ALL_SAMPLING,
     Availability,
@@ -252,7 +253,7 @@ class ScriptedEngine(BaseEngine):
         if seconds <= 0:
             await asyncio.sleep(0)
         else:
-            await _first_of(self._clock.sleep(seconds), self.wait_dead())
+            await first_of(self._clock.sleep(seconds), self.wait_dead())
         self._check_alive()
 
     def _check_alive(self) -> None:
@@ -505,16 +506,6 @@ def _unsupported(capability: str, plan: Plan) -> UnsupportedError:
         model=plan.model,
         driver=plan.driver,
     )
-
-
-async def _first_of(*waits: Coroutine[Any, Any, Any]) -> None:
-    tasks = [asyncio.ensure_future(wait) for wait in waits]
-    try:
-        await asyncio.wait(tasks, return_when=asyncio.FIRST_COMPLETED)
-    finally:
-        for task in tasks:
-            task.cancel()
-        await asyncio.gather(*tasks, return_exceptions=True)
 
 
 def _prompt_tokens(request: GenerateRequest) -> int:
