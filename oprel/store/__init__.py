@@ -1,1 +1,32 @@
-"""..."""
+"""Models on disk, in Ollama's layout: names, blobs, manifests, GGUF metadata, aliases, and the catalog over them."""
+
+from oprel.store.aliases import Alias, Aliases
+from oprel.store.blobs import BlobRef, BlobWriter, hash_file
+from oprel.store.catalog import Catalog
+from oprel.store.gguf import GgufMetadata, GgufTensor, GgufValue, SkippedArray, parameter_size, read_gguf
+from oprel.store.names import Digest, ModelName
+from oprel.store.references import HubReference, PackageReference, Reference, parse_reference
+from oprel.store.store import Installed, Store
+
+__all__ = [
+    "Alias",
+    "Aliases",
+    "BlobRef",
+    "BlobWriter",
+    "Catalog",
+    "Digest",
+    "GgufMetadata",
+    "GgufTensor",
+    "GgufValue",
+    "HubReference",
+    "Installed",
+    "ModelName",
+    "PackageReference",
+    "Reference",
+    "SkippedArray",
+    "Store",
+    "hash_file",
+    "parameter_size",
+    "parse_reference",
+    "read_gguf",
+]

@@ -1,0 +1,113 @@
+"""Aliases: short names for models elsewhere; data in `aliases.toml`, which the user's own file comes before."""
+
+from __future__ import annotations
+
+import re
+import tomllib
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+from msgspec import Struct
+
+from oprel.errors import ConfigError, OprelError
+from oprel.store.names import DEFAULT_HOST, DEFAULT_NAMESPACE, DEFAULT_TAG, Digest, ModelName
+from oprel.store.references import HubReference, Reference, parse_reference
+
+__all__ = ["Alias", "Aliases"]
+
+_SHIPPED = Path(__file__).with_name("aliases.toml")
+_MAX_FILE_BYTES = 1 << 20
+_FIELDS = frozenset({"source", "sha256", "description"})
+_QUANTIZATION = re.compile(
+    r"(?:(?P<size>.+)-)?(?P<quantization>(?:ud-)?(?:i?q\d+|tq\d+|f16|f32|bf16|fp16|mxfp4|nvfp4)(?:_[a-z0-9]+)*)",
+    re.IGNORECASE,
+)
+
+
+class Alias(Struct, frozen=True):
+    """`digest` is what the GGUF file must have, where the alias says. `quantization` was asked for with the name."""
+
+    name: ModelName
+    source: Reference
+    digest: Digest | None = None
+    description: str = ""
+    quantization: str | None = None
+
+    @property
+    def shown(self) -> str:
+        return str(self.name)
+
+
+class Aliases:
+    """A lookup without case, over the entries given."""
+
+    def __init__(self, entries: Mapping[ModelName, Alias] | None = None) -> None:
+        self._entries = {name.key: alias for name, alias in (entries or {}).items()}
+
+    @classmethod
+    def load(cls, user_file: Path | None = None) -> Aliases:
+        """The shipped ones, with those of the user's file (which needn't exist) in front. Raises ConfigError."""
+        entries = {alias.name.key: alias for alias in _read(_SHIPPED)}
+        if user_file is not None and user_file.expanduser().is_file():
+            entries.update({alias.name.key: alias for alias in _read(user_file.expanduser())})
+        return cls({alias.name: alias for alias in entries.values()})
+
+    def __iter__(self) -> Iterator[Alias]:
+        return iter(self._entries.values())
+
+    def __len__(self) -> int:
+        return len(self._entries)
+
+    def get(self, name: ModelName) -> Alias | None:
+        """The alias of that name, or of the name without the quantization that its tag ends with
+        (`qwen2.5:3b-q8_0`, `llama3:8b-instruct-q4_K_M`). Only short names (no host, no namespace) are aliases."""
+        if name.host != DEFAULT_HOST or name.namespace != DEFAULT_NAMESPACE:
+            return None
+        if (alias := self._entries.get(name.key)) is not None:
+            return alias
+        match = _QUANTIZATION.fullmatch(name.tag)
+        if match is None:
+            return None
+        for tag in (match["size"], DEFAULT_TAG):
+            alias = self._entries.get((name.host, name.namespace, name.model.lower(), (tag or DEFAULT_TAG).lower()))
+            if alias is not None:
+                return _quantized(alias, match["quantization"])
+        return None
+
+
+def _quantized(alias: Alias, quantization: str) -> Alias | None:
+    """None where the source is one file, which has the quantization that it has."""
+    if not isinstance(alias.source, HubReference):
+        return None
+    source = HubReference(alias.source.owner, alias.source.repo, quantization)
+    return Alias(name=alias.name, source=source, digest=None, description=alias.description, quantization=quantization)
+
+
+def _read(path: Path) -> Iterator[Alias]:
+    try:
+        if path.stat().st_size > _MAX_FILE_BYTES:
+            raise ConfigError(f"{path} is larger than {_MAX_FILE_BYTES >> 10} KiB; aliases are one short line each.")
+        table = tomllib.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError) as problem:
+        raise ConfigError(f"The aliases in {path} can't be read: {problem}.") from problem
+    aliases = table.get("aliases")
+    if not isinstance(aliases, dict):
+        raise ConfigError(f'{path} has no [aliases] table; write lines like "name" = "OWNER/REPO" below one.')
+    for name, value in aliases.items():
+        yield _parse(path, name, value)
+
+
+def _parse(path: Path, name: str, value: Any) -> Alias:
+    fields = {"source": value} if isinstance(value, str) else value
+    if not isinstance(fields, dict) or not isinstance(fields.get("source"), str) or not _FIELDS.issuperset(fields):
+        raise ConfigError(f"The alias {name!r} in {path} needs a source, and may have sha256 and description.")
+    try:
+        parsed = ModelName.parse(name)
+        digest = Digest(fields["sha256"]) if "sha256" in fields else None
+        source = parse_reference(fields["source"])
+    except (OprelError, TypeError) as problem:
+        raise ConfigError(f"The alias {name!r} in {path} can't be used: {problem}") from problem
+    if parsed.host != DEFAULT_HOST or parsed.namespace != DEFAULT_NAMESPACE:
+        raise ConfigError(f"The alias {name!r} in {path} isn't a short name; write it as name[:tag].")
+    return Alias(name=parsed, source=source, digest=digest, description=str(fields.get("description", "")))

@@ -1,0 +1,226 @@
+"""All models on this machine: the store that Oprel writes, stores of Ollama found elsewhere, and aliases over both."""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+
+from msgspec import Struct
+from msgspec.structs import replace
+
+from oprel.config import Settings
+from oprel.errors import ModelDamagedError, ModelNotFoundError
+from oprel.schema import Model
+from oprel.store.aliases import Alias, Aliases
+from oprel.store.gguf import GgufMetadata, read_gguf
+from oprel.store.manifests import ManifestEntry, find_spelling, iter_manifests
+from oprel.store.names import Digest, ModelName
+from oprel.store.records import build_model, damage_of_files
+from oprel.store.references import (
+    HUB_HOSTS,
+    PACKAGE_HOST,
+    HubReference,
+    PackageReference,
+    Reference,
+    parse_reference,
+)
+from oprel.store.store import Store
+
+__all__ = ["Catalog"]
+
+_ALL_ARRAYS = 1 << 22
+
+
+class _Found(Struct, frozen=True):
+    """A model with the parsed name that it is stored under."""
+
+    name: ModelName
+    model: Model
+
+
+class _Record(Struct, frozen=True):
+    """What a manifest's file looked like when the model was built from it."""
+
+    stamp: tuple[int, int, int]
+    model: Model
+
+
+class Catalog:
+    """Sync, and safe to use from several threads; what touches the disk belongs in one.
+
+    A model is built from its manifest once, and again when the manifest's file changes; the sizes of its files are
+    looked at on each use. A manifest, config or file that can't be used makes that one model damaged.
+    """
+
+    def __init__(self, store: Store, *, aliases: Aliases | None = None, extra_dirs: Sequence[Path] = ()) -> None:
+        self.store = store
+        self.aliases = aliases if aliases is not None else Aliases()
+        roots = [store.models_dir, *(path.expanduser().absolute() for path in extra_dirs)]
+        self._roots = tuple(dict.fromkeys(roots))
+        self._records: dict[Path, _Record] = {}
+
+    @classmethod
+    def from_settings(cls, settings: Settings) -> Catalog:
+        """Raises ConfigError for a file of aliases that can't be read."""
+        store = Store(settings.models_dir, state_dir=settings.state_dir)
+        return cls(store, aliases=Aliases.load(settings.aliases_file), extra_dirs=settings.extra_models_dirs)
+
+    def find(self, name: str) -> Model:
+        """An installed name (without regard to case), then an alias, then `pypi:…` and `OWNER/REPO` as they were
+        stored. Raises InvalidNameError, ModelNotFoundError; a damaged model is returned, with `damage`."""
+        found = self._look_up(name)
+        if found is None:
+            raise ModelNotFoundError(
+                f"Model {name[:200]!r} isn't here; get it with: oprel pull {name[:200]}", model=name
+            )
+        return replace(found.model, aliases=self._aliases_of(found))
+
+    def metadata(self, model: Model, *, full: bool = False) -> GgufMetadata:
+        """All keys and tensors of its weights; `full` with the arrays that are otherwise skipped (slow: not kept).
+        Raises ModelDamagedError, StoreError."""
+        if model.damage is not None or not model.files:
+            raise ModelDamagedError(model.damage or f"Model {model.name!r} has no files.", model=model.name)
+        file = model.weights
+        if full:
+            return read_gguf(Path(file.path), model=model.name, array_limit=_ALL_ARRAYS)
+        return self.store.metadata_cache.get(Digest(file.digest), Path(file.path), model=model.name)
+
+    def blob_path(self, digest: str) -> Path:
+        """Where the blob is, or would be written. `sha256:<hex>`, `sha256-<hex>` or the bare digits."""
+        parsed = Digest.parse(digest) if digest.startswith("sha256") else Digest(digest)
+        paths = [parsed.blob_path(root) for root in self._roots]
+        return next((path for path in paths if path.is_file()), paths[0])
+
+    def installed(self, reference: Reference, digest: Digest | None = None) -> Model | None:
+        """The newest model stored from that source, with weights of that digest if one is given."""
+        found = self._covered(reference, digest)
+        return None if found is None else found.model
+
+    def _look_up(self, name: str) -> _Found | None:
+        reference = parse_reference(name)
+        if isinstance(reference, PackageReference):
+            return self._covered(reference, None)
+        parsed = ModelName.parse(name)
+        if (found := self._stored(parsed)) is not None:
+            return found
+        if (alias := self.aliases.get(parsed)) is not None:
+            return self._covered(alias.source, alias.digest)
+        return self._covered(reference, None) if isinstance(reference, HubReference) else None
+
+    def _stored(self, name: ModelName) -> _Found | None:
+        entry = self._entry(name)
+        return None if entry is None else _Found(entry.name, self._model(entry))
+
+    def _entry(self, name: ModelName) -> ManifestEntry | None:
+        for root in self._roots:
+            path = name.manifest_path(root)
+            if path.is_file():
+                return ManifestEntry(name, path, root)
+            spelled = find_spelling(root, name)
+            if spelled != name and (path := spelled.manifest_path(root)).is_file():
+                return ManifestEntry(spelled, path, root)
+        return None
+
+    def _covered(self, reference: Reference, digest: Digest | None) -> _Found | None:
+        if isinstance(reference, ModelName):
+            return self._stored(reference)
+        return _newest(_matching(self._group(reference), reference, digest))
+
+    def _group(self, reference: PackageReference | HubReference) -> Iterable[_Found]:
+        """Everything stored from a package or an owner's repositories."""
+        seen = set()
+        for root in self._roots:
+            for below in _folders(root, reference):
+                for entry in iter_manifests(root, *below):
+                    if entry.name.key not in seen:
+                        seen.add(entry.name.key)
+                        yield _Found(entry.name, self._model(entry))
+
+    def _model(self, entry: ManifestEntry) -> Model:
+        try:
+            stat = entry.path.stat()
+        except OSError:
+            return build_model(entry, self.store.metadata_cache, modified_at=0.0)
+        stamp = (stat.st_mtime_ns, stat.st_size, stat.st_ino)
+        record = self._records.get(entry.path)
+        if record is not None and record.stamp == stamp:
+            damage = damage_of_files(record.model)
+            return record.model if damage is None else replace(record.model, damage=damage)
+        model = build_model(entry, self.store.metadata_cache, modified_at=stat.st_mtime)
+        if model.damage is None:  # what is damaged may be repaired without a change to its manifest
+            self._records[entry.path] = _Record(stamp, model)
+        return model
+
+    def _aliases_of(self, found: _Found) -> tuple[str, ...]:
+        host = found.name.host.lower()
+        if host == PACKAGE_HOST:
+            group = self._group(PackageReference(found.name.namespace))
+        elif host in HUB_HOSTS:
+            group = self._group(HubReference(found.name.namespace, found.name.model))
+        else:
+            group = [found]
+        aliases = self._aliases_by_name(group)[found.name.key]
+        return tuple(alias for alias in aliases if self._entry(ModelName.parse(alias)) is None)
+
+    def _aliases_by_name(self, models: Iterable[_Found]) -> defaultdict[tuple[str, ...], list[str]]:
+        """Which of the models each alias stands for, by the name's key. An installed model hides an alias."""
+        stored: set[tuple[str, ...]] = set()
+        groups: defaultdict[tuple[str, str], list[_Found]] = defaultdict(list)
+        for each in models:
+            stored.add(each.name.key)
+            host, namespace = each.name.key[:2]
+            groups["hf.co" if host in HUB_HOSTS else host, namespace].append(each)
+        found: defaultdict[tuple[str, ...], list[str]] = defaultdict(list)
+        for alias in self.aliases:
+            if alias.name.key not in stored and (meant := _meant_by(alias, groups)) is not None:
+                found[meant.name.key].append(alias.shown)
+        return found
+
+    # Below the others, since inside the class its name would hide the type `list`.
+    def list(self) -> tuple[Model, ...]:
+        """Newest first. A name that several stores have is listed once, as it is used."""
+        found: dict[tuple[str, ...], _Found] = {}
+        for root in self._roots:
+            for entry in iter_manifests(root):
+                if entry.name.key not in found:
+                    found[entry.name.key] = _Found(entry.name, self._model(entry))
+        aliases = self._aliases_by_name(found.values())
+        models = [replace(each.model, aliases=tuple(aliases[each.name.key])) for each in found.values()]
+        return tuple(sorted(models, key=lambda model: (-model.modified_at, model.name)))
+
+
+def _meant_by(alias: Alias, groups: defaultdict[tuple[str, str], list[_Found]]) -> _Found | None:
+    source = alias.source
+    if isinstance(source, ModelName):
+        key = (source.key[0], source.key[1])
+        return next((each for each in groups.get(key, ()) if each.name.key == source.key), None)
+    key = (PACKAGE_HOST, source.package) if isinstance(source, PackageReference) else ("hf.co", source.owner.lower())
+    return _newest(_matching(groups.get(key, ()), source, alias.digest))
+
+
+def _matching(
+    models: Iterable[_Found], reference: PackageReference | HubReference, digest: Digest | None
+) -> Iterable[_Found]:
+    for each in models:
+        if reference.covers(each.name) and (digest is None or _has_weights(each.model, digest)):
+            yield each
+
+
+def _has_weights(model: Model, digest: Digest) -> bool:
+    return any(file.role == "weights" and file.digest == digest.hex for file in model.files)
+
+
+def _newest(models: Iterable[_Found]) -> _Found | None:
+    """Damaged ones last."""
+    return max(models, key=lambda each: (each.model.damage is None, each.model.modified_at), default=None)
+
+
+def _folders(root: Path, reference: PackageReference | HubReference) -> Iterable[tuple[str, ...]]:
+    if isinstance(reference, PackageReference):
+        return [(PACKAGE_HOST, reference.package)]
+    folders = []
+    for host in HUB_HOSTS:
+        spelled = find_spelling(root, ModelName(host, reference.owner, reference.repo, "latest"))
+        folders.append((spelled.host, spelled.namespace, spelled.model))
+    return folders
