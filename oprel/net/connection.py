@@ -48,6 +48,7 @@ class Connection(asyncio.Protocol):
         self._keeps_alive = False
         self._ends_with_connection = False
         self._header_bytes = 0
+        self._last_piece = 0
         self._buffer: list[bytes] = []
         self._buffered_bytes = 0
         self._is_paused = False
@@ -167,11 +168,15 @@ class Connection(asyncio.Protocol):
         try:
             self._parser.feed_data(data)
         except (httptools.HttpParserError, httptools.HttpParserUpgrade) as broken:
-            self._give_up(f"the engine's answer isn't HTTP: {data[:80]!r} ({type(broken).__name__})")
-            return
+            if not self.is_complete:
+                self._give_up(f"the engine's answer isn't HTTP: {data[:80]!r} ({type(broken).__name__})")
+                return
+            self._keeps_alive = False
         if self._header_bytes > MAX_HEADER_BYTES or (not self._has_head and self._count_headless(len(data))):
             self._give_up(f"the engine's headers are longer than {MAX_HEADER_BYTES} bytes")
             return
+        if self.is_complete:
+            del self._pieces[self._last_piece :]  # of an answer to nothing, in the same read
         if self._pieces:
             self._keep()
         self._wake()
@@ -204,12 +209,20 @@ class Connection(asyncio.Protocol):
 
     # What httptools calls
 
+    def on_message_begin(self) -> None:
+        if self.is_complete:  # a second answer to one question: this one stands, the connection doesn't
+            self._keeps_alive = False
+
     def on_header(self, name: bytes, value: bytes) -> None:
+        if self.is_complete:
+            return
         self._header_bytes += len(name) + len(value)
         if self._header_bytes <= MAX_HEADER_BYTES:
             self.headers[name.decode("latin-1").lower()] = value.decode("latin-1")
 
     def on_headers_complete(self) -> None:
+        if self.is_complete:
+            return
         status = self._parser.get_status_code()
         if status < 200:  # 100 Continue: the answer itself is still to come
             self.headers.clear()
@@ -221,5 +234,6 @@ class Connection(asyncio.Protocol):
         self._ends_with_connection = not has_length and status not in (204, 304)
 
     def on_message_complete(self) -> None:
-        if self._has_head:
+        if self._has_head and not self.is_complete:
             self.is_complete = True
+            self._last_piece = len(self._pieces)
