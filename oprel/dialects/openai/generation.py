@@ -1,0 +1,127 @@
+"""`/v1/chat/completions` and `/v1/completions`."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncGenerator
+from contextlib import aclosing, asynccontextmanager
+from functools import partial
+from typing import TYPE_CHECKING
+
+from oprel.dialects.exchange import Answer
+from oprel.dialects.openai.answers import ChatStream, CompletionStream, chat_answer, completion_answer, label
+from oprel.dialects.openai.body import read
+from oprel.dialects.openai.delivery import muted, streamed, unknown_fields, whole
+from oprel.dialects.openai.requests import Prompts, chat_request, completion_requests, include_usage, keep_alive_s
+from oprel.dialects.openai.settling import settled
+from oprel.dialects.openai.wire import ChatBody, CompletionBody
+from oprel.drivers import EventStream
+from oprel.errors import UnsupportedError
+from oprel.schema import ChatRequest, CompletionRequest
+
+if TYPE_CHECKING:
+    from oprel.dialects.services import Services
+    from oprel.scheduler import Lease
+
+__all__ = ["chat_completions", "completions"]
+
+Generating = ChatRequest | CompletionRequest
+
+
+async def chat_completions(services: Services, raw: bytes, client: str) -> Answer:
+    found = await read(raw, ChatBody)
+    body = found.body
+    asked = chat_request(body)
+    n = body.n or 1
+    warnings = unknown_fields(found.unknown)
+    async with _generating(services, (asked,) * n, body=body, client=client) as (lease, stream):
+        named = label("chatcmpl", body.model, lease.plan)
+        if body.stream:
+            encoder = ChatStream(named, choices=n, include_usage=include_usage(body))
+            answer = streamed(stream, encoder, lease, warnings)
+        else:
+            encode = partial(chat_answer, label=named, choices=n, has_logprobs=bool(body.logprobs))
+            answer = whole(stream, encode, lease, warnings)
+        async with aclosing(answer):
+            async for item in answer:
+                yield item
+
+
+async def completions(services: Services, raw: bytes, client: str) -> Answer:
+    found = await read(raw, CompletionBody)
+    body = found.body
+    asked = completion_requests(body)
+    requests = tuple(request for request in asked.requests for _ in range(asked.n))
+    warnings = unknown_fields(found.unknown)
+    async with _generating(services, requests, body=body, client=client) as (lease, stream):
+        named = label("cmpl", body.model, lease.plan)
+        prefixes = await _echoes(asked, lease)
+        if body.stream:
+            encoder = CompletionStream(
+                named,
+                choices=len(requests),
+                include_usage=include_usage(body),
+                prefixes=prefixes,
+                logprobs=body.logprobs,
+            )
+            answer = streamed(stream, encoder, lease, warnings)
+        else:
+            encode = partial(
+                completion_answer, label=named, choices=len(requests), prefixes=prefixes, logprobs=body.logprobs
+            )
+            answer = whole(stream, encode, lease, warnings)
+        async with aclosing(answer):
+            async for item in answer:
+                yield item
+
+
+@asynccontextmanager
+async def _generating(
+    services: Services,
+    requests: tuple[Generating, ...],
+    *,
+    body: ChatBody | CompletionBody,
+    client: str,
+) -> AsyncGenerator[tuple[Lease, EventStream], None]:
+    """A lease, and the events of all choices: one for each request."""
+    need = "chat" if isinstance(requests[0], ChatRequest) else "complete"
+    keep_alive = keep_alive_s(body.keep_alive)
+    async with services.scheduler.lease(body.model, need=need, keep_alive=keep_alive, client=client) as lease:
+        ready = tuple(_settled(request, lease, name=body.model, services=services) for request in requests)
+        stream = _generate(lease, ready[0])
+        if requests[0].sampling.max_tokens == 0:
+            stream = muted(stream)
+        async with aclosing(stream):
+            yield lease, stream
+
+
+def _settled(request: Generating, lease: Lease, *, name: str, services: Services) -> Generating:
+    return settled(
+        request,
+        name=name,
+        model=lease.model,
+        driver=lease.plan.driver,
+        capabilities=lease.engine.capabilities,
+        time_limit_s=services.settings.request_time_limit,
+    )
+
+
+def _generate(lease: Lease, request: Generating) -> EventStream:
+    return lease.engine.chat(request) if isinstance(request, ChatRequest) else lease.engine.complete(request)
+
+
+async def _echoes(asked: Prompts, lease: Lease) -> tuple[str, ...]:
+    """What goes before each choice: its prompt, where `echo` asks for it."""
+    texts = [await _text(request, lease) if asked.echo else "" for request in asked.requests]
+    return tuple(text for text in texts for _ in range(asked.n))
+
+
+async def _text(request: CompletionRequest, lease: Lease) -> str:
+    if isinstance(request.prompt, str):
+        return request.prompt
+    if not lease.engine.capabilities.tokenize:
+        raise UnsupportedError(
+            f"'echo' of token ids is not supported by the driver {lease.plan.driver!r}: send the prompt as text",
+            capability="tokenize",
+            param="echo",
+        )
+    return await lease.engine.detokenize(request.prompt)

@@ -1,0 +1,51 @@
+"""`/v1/models` and `/v1/models/{id}`."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Iterator
+from typing import TYPE_CHECKING
+
+import msgspec
+
+from oprel.dialects.exchange import Answer, Head
+from oprel.dialects.headers import json_headers
+from oprel.dialects.openai.wire import ModelEntry, ModelList
+from oprel.schema import Model
+
+if TYPE_CHECKING:
+    from oprel.dialects.services import Services
+
+__all__ = ["list_models", "retrieve_model"]
+
+
+async def list_models(services: Services) -> Answer:
+    """Each model under its name, and once more under each alias."""
+    models = await asyncio.to_thread(services.catalog.list)
+    entries = {name: _entry(model, name) for model in models for name in _names(model)}
+    content = msgspec.json.encode(ModelList("list", list(entries.values())))
+    yield Head(200, json_headers(content))
+    yield content
+
+
+async def retrieve_model(services: Services, name: str) -> Answer:
+    """`id` is the name that was asked for."""
+    model = await asyncio.to_thread(services.catalog.find, name)
+    content = msgspec.json.encode(_entry(model, name))
+    yield Head(200, json_headers(content))
+    yield content
+
+
+def _names(model: Model) -> Iterator[str]:
+    yield model.name
+    yield from model.aliases
+
+
+def _entry(model: Model, name: str) -> ModelEntry:
+    return ModelEntry(name, "model", int(model.modified_at), _owner(model.name))
+
+
+def _owner(name: str) -> str:
+    """The namespace: what stands before the last part of a name, without a registry; Ollama's own is "library"."""
+    parts = name.split("/")
+    return parts[-2] if len(parts) > 1 else "library"

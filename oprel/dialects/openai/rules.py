@@ -1,0 +1,130 @@
+"""What becomes of each field of a request, as data: honoured, refused by name, or accepted and ignored.
+
+The published document's fields are all here (a test compares), and Oprel's own. A field that is in no table is
+unknown: accepted, not passed on, and named in `X-Oprel-Warning`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from typing import Literal
+
+from msgspec import Struct
+
+from oprel.errors import InvalidRequestError, UnsupportedError
+
+__all__ = ["CHAT", "COMPLETIONS", "EMBEDDINGS", "MESSAGES", "Rule", "apply"]
+
+
+class Rule(Struct, frozen=True):
+    """`low` and `high` are inclusive. `harmless`: values of a refused field that ask for nothing, so they pass.
+    `note` says, for one who reads the documentation, what happens and why."""
+
+    field: str
+    treatment: Literal["honoured", "refused", "ignored"] = "honoured"
+    low: float | None = None
+    high: float | None = None
+    harmless: tuple[object, ...] = ()
+    note: str = ""
+
+
+_INT32 = 2**31 - 1
+_INT64 = 2**63 - 1
+
+_GENERATION = (
+    Rule("model"),
+    Rule("stream"),
+    Rule("stream_options", note="`include_usage`; `include_obfuscation` is ignored: nothing is padded"),
+    Rule("max_tokens", low=0, high=_INT32, note="absent: what is left of the context, and a limit of time"),
+    Rule("temperature", low=0, high=2, note="default 1, above a model's own parameter"),
+    Rule("top_p", low=0, high=1, note="default 1, above a model's own parameter"),
+    Rule("presence_penalty", low=-2, high=2),
+    Rule("frequency_penalty", low=-2, high=2),
+    Rule("seed", low=-_INT64 - 1, high=_INT64),
+    Rule("stop", note="a string or up to 16; empty ones are dropped"),
+    Rule("logit_bias", note="token ids as strings, -100 to 100, up to 1,024"),
+    Rule("n", low=1, high=128, note="each choice takes a slot of its own"),
+    Rule("user", "ignored", note="nobody is told"),
+    Rule("top_k", low=-1, high=_INT32, note="Oprel's own; 0 or -1: no limit"),
+    Rule("min_p", low=0, high=1, note="Oprel's own"),
+    Rule("repeat_penalty", low=0, high=10, note="Oprel's own"),
+    Rule("keep_alive", note="Oprel's own: seconds, or a duration such as `10m`; negative: for ever"),
+    Rule("response_format", note="`text`, `json_object`, `json_schema`; schemas within bounds"),
+)
+
+CHAT = (
+    *_GENERATION,
+    Rule("messages"),
+    Rule("max_completion_tokens", low=0, high=_INT32, note="the same as `max_tokens`; not both"),
+    Rule("logprobs"),
+    Rule("top_logprobs", low=0, high=20, note="with `logprobs: true`"),
+    Rule("tools", note="functions; up to 128"),
+    Rule("tool_choice", note="`none`, `auto`, `required`, a function, or a set of allowed functions"),
+    Rule("parallel_tool_calls"),
+    Rule("reasoning_effort", note="`none` turns thinking off; a level needs a model that thinks"),
+    Rule("functions", "refused", harmless=([],), note="use `tools`"),
+    Rule("function_call", "refused", harmless=("none",), note="use `tool_choice`"),
+    Rule("modalities", "refused", harmless=(["text"], []), note="answers are text"),
+    Rule("audio", "refused", note="answers are text"),
+    Rule("web_search_options", "refused", note="nothing is fetched from the web"),
+    Rule("moderation", "refused", note="nothing is moderated"),
+    Rule("verbosity", "refused", harmless=("medium",), note="say it in a message"),
+    Rule("store", "ignored", note="answers are not kept"),
+    Rule("prediction", "ignored", note="it would only change the speed"),
+    Rule("metadata", "ignored", note="answers are not kept"),
+    Rule("service_tier", "ignored", note="there is one tier"),
+    Rule("safety_identifier", "ignored", note="nobody is told"),
+    Rule("prompt_cache_key", "ignored", note="prompts are cached by their text"),
+    Rule("prompt_cache_retention", "ignored", note="prompts are cached by their text"),
+    Rule("prompt_cache_options", "ignored", note="prompts are cached by their text"),
+)
+
+COMPLETIONS = (
+    *_GENERATION,
+    Rule("prompt", note="text, token ids, or a list of either"),
+    Rule("logprobs", low=0, high=20),
+    Rule("best_of", low=0, high=20, note="more than `n` is refused: choices are not ranked"),
+    Rule("echo", note="not together with `logprobs`"),
+    Rule("suffix", note="needs a model that can fill in"),
+)
+
+EMBEDDINGS = (
+    Rule("model"),
+    Rule("input", note="text, token ids, or a list of up to 2,048 of either"),
+    Rule("encoding_format", note="`float` or `base64`"),
+    Rule("dimensions", low=1, high=65536, note="cut to the first so many, and to unit length again"),
+    Rule("user", "ignored", note="nobody is told"),
+    Rule("keep_alive", note="Oprel's own: seconds, or a duration such as `10m`; negative: for ever"),
+)
+
+# The fields of a message, of all roles, and of the parts of its content.
+MESSAGES = (
+    Rule("role", note="`function` is read as `tool`"),
+    Rule("content", note="text, or parts: text, image_url (data: URLs), input_audio, refusal; a file is refused"),
+    Rule("tool_calls"),
+    Rule("tool_call_id"),
+    Rule("function_call", note="read as a tool call"),
+    Rule("refusal", note="read as the assistant's text where there is no content"),
+    Rule("reasoning", note="Oprel's own: the thinking of an earlier answer; also `reasoning_content`"),
+    Rule("name", "ignored", note="except for `function` messages: templates have no place for it"),
+    Rule("audio", "refused", note="earlier spoken answers are not kept"),
+    Rule("annotations", "ignored", note="they come back with earlier answers"),
+    Rule("detail", "ignored", note="images are read as the model reads them"),
+    Rule("prompt_cache_breakpoint", "ignored", note="prompts are cached by their text"),
+)
+
+
+def apply(rules: Iterable[Rule], body: Struct) -> None:
+    """Raises for the first field that is refused or out of range. None is "not given" everywhere."""
+    for rule in rules:
+        value = getattr(body, rule.field)
+        if value is None:
+            continue
+        if rule.treatment == "refused" and value not in rule.harmless:
+            raise UnsupportedError(
+                f"'{rule.field}' is not supported: {rule.note}", capability=rule.field, param=rule.field
+            )
+        if rule.low is not None and rule.high is not None and not rule.low <= value <= rule.high:
+            raise InvalidRequestError(
+                f"'{rule.field}' is {value}; it must be between {rule.low} and {rule.high}", param=rule.field
+            )
