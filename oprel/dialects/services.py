@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from oprel.config import Settings
+from oprel.drivers.registry import Registry
 from oprel.scheduler import Scheduler
 from oprel.sources import Puller
 from oprel.store import Catalog
@@ -14,10 +15,11 @@ __all__ = ["Services"]
 
 @dataclass(frozen=True, slots=True)
 class Services:
-    """One for a server's life; `version` is Oprel's."""
+    """One for a server's life; `version` is Oprel's. `registry` None: a server whose scheduler has its own drivers."""
 
     settings: Settings
     catalog: Catalog
     scheduler: Scheduler
     puller: Puller
     version: str
+    registry: Registry | None = None

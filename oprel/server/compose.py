@@ -1,0 +1,57 @@
+"""The rooms below the server, put together from settings: the only place that knows how all of them are made."""
+
+from __future__ import annotations
+
+import logging
+
+import oprel
+from oprel.config import Settings
+from oprel.dialects.services import Services
+from oprel.drivers import DriverOptions
+from oprel.drivers.children import choose_run_dir, sweep
+from oprel.drivers.registry import Registry
+from oprel.scheduler import Scheduler
+from oprel.sources import Puller
+from oprel.store import Catalog
+
+__all__ = ["compose", "make_catalog", "make_puller", "make_registry"]
+
+_log = logging.getLogger("oprel.server")
+
+
+def compose(settings: Settings) -> Services:
+    """Nothing is started yet. What a crash left running is ended, before anything new is."""
+    catalog = make_catalog(settings)
+    registry = make_registry(settings)
+    for told in sweep(registry.options.run_dir):
+        _log.warning("%s", told)
+    # The server waits for running requests itself, and can be told to hurry; when it stops the scheduler, it is over.
+    at_once = settings.model_copy(update={"drain_timeout": 0.0})
+    return Services(
+        settings=settings,
+        catalog=catalog,
+        scheduler=Scheduler(catalog=catalog, registry=registry, settings=at_once),
+        puller=make_puller(settings, catalog),
+        version=oprel.__version__,
+        registry=registry,
+    )
+
+
+def make_catalog(settings: Settings) -> Catalog:
+    return Catalog.from_settings(settings)
+
+
+def make_puller(settings: Settings, catalog: Catalog | None = None) -> Puller:
+    return Puller(catalog or make_catalog(settings))
+
+
+def make_registry(settings: Settings) -> Registry:
+    """Imports no driver. Its run directory is made, private, if it isn't there."""
+    executables = () if settings.llama_server is None else (("llama-server", str(settings.llama_server)),)
+    options = DriverOptions(
+        run_dir=str(choose_run_dir(settings.state_dir / "run")),
+        executables=executables,
+        start_timeout_s=settings.load_timeout,
+        stall_timeout_s=settings.stall_timeout,
+    )
+    return Registry(options, wanted=(settings.driver, *settings.drivers))
