@@ -1,0 +1,126 @@
+"""What every inference endpoint asks before an engine is asked: which model, and can it do what is wanted."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Iterable
+from contextlib import suppress
+from typing import Any
+
+import msgspec
+
+from oprel.dialects.ollama.errors import refusal
+from oprel.dialects.ollama.names import local_name, qualified
+from oprel.dialects.ollama.options import DEFAULTS, Chosen, chosen
+from oprel.dialects.services import Services
+from oprel.errors import ModelDamagedError, OprelError
+from oprel.schema import LoadOptions, Model, Sampling, events
+from oprel.schema.sampling import filled, from_model
+
+__all__ = [
+    "can_chat",
+    "check_chat_template",
+    "check_completes",
+    "check_embeds",
+    "check_prompt_template",
+    "check_top_logprobs",
+    "find",
+    "ignored",
+    "load_options",
+    "require",
+    "sampling",
+]
+
+_BARE_TEMPLATE = "{{ .Prompt }}"
+_MAX_LISTED = 8
+
+
+async def find(services: Services, raw: str, *, cloud_row: str = "cloud_model") -> tuple[str, Model]:
+    """The name to ask the scheduler for, and the model. A damaged model is found too."""
+    name = local_name(raw, cloud_row=cloud_row)
+    return name, await asyncio.to_thread(services.catalog.find, name)
+
+
+def require(model: Model, needs: Iterable[str], *, name: str) -> None:
+    """Refuses a model that lacks any of `needs`; the text names it in full, one line for each. A model of which
+    nothing is known (a remote one) is left to its engine."""
+    if model.capabilities and (lacking := [need for need in needs if need not in model.capabilities]):
+        raise refusal("lacks", names="\n".join(f"{qualified(name)} does not support {need}" for need in lacking))
+
+
+def check_completes(model: Model, *, name: str, what: str) -> None:
+    """Refuses a damaged model, and one that makes no text."""
+    check_undamaged(model)
+    if model.capabilities and "completion" not in model.capabilities:
+        raise refusal("not_for", name=name, what=what)
+
+
+def check_embeds(model: Model) -> None:
+    check_undamaged(model)
+    if model.capabilities and not model.is_embedding:
+        raise refusal("not_for_embedding")
+
+
+def check_undamaged(model: Model) -> None:
+    """Before anything else is said of a model that can't be loaded: what a damaged file can do isn't known."""
+    if model.damage is not None:
+        raise ModelDamagedError(f"{model.name!r} can't be loaded: {model.damage}", model=model.name)
+
+
+def can_chat(services: Services, model: Model) -> bool:
+    return model.chat_template is not None or services.settings.chat_template is not None
+
+
+def check_chat_template(services: Services, model: Model, *, name: str) -> None:
+    if not can_chat(services, model):
+        raise refusal("go_template" if _has_go_template(model) else "no_chat_template", name=name)
+
+
+def check_prompt_template(services: Services, model: Model, *, name: str) -> None:
+    """A model without any template gets its prompt as it is; one whose template can't be applied is refused."""
+    if not can_chat(services, model) and _has_go_template(model):
+        raise refusal("go_template", name=name)
+
+
+def _has_go_template(model: Model) -> bool:
+    return model.template is not None and model.template.strip() != _BARE_TEMPLATE
+
+
+def check_top_logprobs(wanted: int) -> None:
+    if not 0 <= wanted <= 20:
+        raise refusal("top_logprobs")
+
+
+def sampling(services: Services, model: Model, asked: Sampling) -> Sampling:
+    """`asked` with its gaps filled, and a limit of time where there is none of tokens."""
+    whole = filled(asked, dialect={}, model=from_model(model), defaults=DEFAULTS)
+    if whole.max_tokens is not None:
+        return whole
+    return filled(whole, dialect={}, model={}, defaults={"time_limit_s": services.settings.request_time_limit})
+
+
+def load_options(model: Model, asked: Chosen) -> LoadOptions:
+    """The request's options over the model's own. A context longer than the model was trained for is cut to that."""
+    fields = {**_own_load_options(model), **_given(asked.load)}
+    context = fields.get("context_tokens")
+    if context is not None and model.context_tokens is not None:
+        fields["context_tokens"] = min(context, model.context_tokens)
+    return LoadOptions(**fields)
+
+
+def _own_load_options(model: Model) -> dict[str, Any]:
+    fields: dict[str, Any] = {}
+    for name, value in model.parameters:
+        with suppress(OprelError):  # whoever made the model isn't here to be told
+            fields |= _given(chosen({name: value}).load)
+    return fields
+
+
+def _given(load: LoadOptions) -> dict[str, Any]:
+    return {name: value for name, value in msgspec.structs.asdict(load).items() if value is not None}
+
+
+def ignored(options: Iterable[str], fields: Iterable[str]) -> list[events.Warning]:
+    names = [*(f"options.{name}" for name in options), *fields]
+    shown = ", ".join(names[:_MAX_LISTED]) + (", …" if len(names) > _MAX_LISTED else "")
+    return [events.Warning("parameter_ignored", f"without effect here: {shown}")] if names else []

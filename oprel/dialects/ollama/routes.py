@@ -1,0 +1,130 @@
+"""The routes: each reads its body and hands an answer to the exchange.
+
+What isn't routed is answered here as well, in plain text: 404 for an unknown path under `/api`, 405 for a known path
+asked with another method.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import Any
+
+from litestar import Request, Router, route
+from litestar.enums import HttpMethod
+from litestar.handlers import HTTPRouteHandler
+from litestar.types import ASGIApp
+from msgspec import Struct
+
+from oprel.dialects.clients import client_key
+from oprel.dialects.exchange import Answer, Exchange, Head
+from oprel.dialects.ollama import listing
+from oprel.dialects.ollama.chat import chat
+from oprel.dialects.ollama.embed import embed, embeddings
+from oprel.dialects.ollama.errors import Endpoint, OllamaErrors
+from oprel.dialects.ollama.generate import generate
+from oprel.dialects.ollama.generation import whole
+from oprel.dialects.ollama.gojson import dumps
+from oprel.dialects.ollama.pull import pull
+from oprel.dialects.ollama.show import show
+from oprel.dialects.services import Services
+
+__all__ = ["ROUTES", "Asked", "Route", "router"]
+
+_METHODS = ("GET", "HEAD", "POST", "PUT", "PATCH", "DELETE")
+
+
+class Asked(Struct, frozen=True):
+    """A request as the answers below see it."""
+
+    services: Services
+    errors: OllamaErrors
+    body: bytes
+    client: str
+
+
+class Route(Struct, frozen=True):
+    path: str
+    methods: tuple[str, ...]
+    answer: Callable[[Asked], Answer]
+    endpoint: Endpoint = "other"
+
+
+async def _root(asked: Asked) -> Answer:
+    yield _text_head(200, b"Ollama is running")
+    yield b"Ollama is running"
+
+
+async def _version(asked: Asked) -> Answer:
+    for part in whole(dumps(listing.version(asked.services))):
+        yield part
+
+
+async def _tags(asked: Asked) -> Answer:
+    for part in whole(dumps(await listing.tags(asked.services))):
+        yield part
+
+
+async def _ps(asked: Asked) -> Answer:
+    for part in whole(dumps(listing.ps(asked.services))):
+        yield part
+
+
+async def _show(asked: Asked) -> Answer:
+    for part in whole(await show(asked.services, asked.body)):
+        yield part
+
+
+async def _unknown_path(asked: Asked) -> Answer:
+    yield _text_head(404, b"404 page not found")
+    yield b"404 page not found"
+
+
+ROUTES: Sequence[Route] = (
+    Route("/", ("GET", "HEAD"), _root),
+    Route("/api/version", ("GET", "HEAD"), _version),
+    Route("/api/tags", ("GET", "HEAD"), _tags),
+    Route("/api/ps", ("GET",), _ps),
+    Route("/api/show", ("POST",), _show, "show"),
+    Route("/api/generate", ("POST",), lambda a: generate(a.services, a.body, a.errors, client=a.client), "generate"),
+    Route("/api/chat", ("POST",), lambda a: chat(a.services, a.body, a.errors, client=a.client), "chat"),
+    Route("/api/embed", ("POST",), lambda a: embed(a.services, a.body, a.errors, client=a.client), "embed"),
+    Route(
+        "/api/embeddings", ("POST",), lambda a: embeddings(a.services, a.body, a.errors, client=a.client), "embeddings"
+    ),
+    Route("/api/pull", ("POST",), lambda a: pull(a.services, a.body, a.errors), "pull"),
+)
+
+
+def router(services: Services) -> Router:
+    handlers = [_handler(services, each) for each in ROUTES]
+    handlers += [_handler(services, _wrong_method(each)) for each in ROUTES]
+    handlers.append(_handler(services, Route("/api/{rest:path}", _METHODS, _unknown_path)))
+    return Router(path="/", route_handlers=handlers, include_in_schema=False)
+
+
+def _handler(services: Services, each: Route) -> HTTPRouteHandler:
+    @route(each.path, http_method=[HttpMethod(method) for method in each.methods], name=f"ollama {each.path}")
+    async def handle(request: Request[Any, Any, Any]) -> ASGIApp:
+        # A body is read whatever its type says: `curl -d` calls JSON a form.
+        body = await request.body() if "POST" in each.methods else b""
+        errors = OllamaErrors(each.endpoint)
+        asked = Asked(services, errors, body, client_key(request.scope))
+        return Exchange(lambda: each.answer(asked), errors, send_timeout_s=services.settings.send_timeout)
+
+    return handle
+
+
+def _wrong_method(known: Route) -> Route:
+    allowed = ", ".join(known.methods).encode()
+    text = b"405 method not allowed"
+
+    async def answer(asked: Asked) -> Answer:
+        yield Head(405, (*_text_head(405, text).headers, (b"allow", allowed)))
+        yield text
+
+    return Route(known.path, tuple(method for method in _METHODS if method not in known.methods), answer)
+
+
+def _text_head(status: int, text: bytes) -> Head:
+    content_type = b"text/plain; charset=utf-8" if status == 200 else b"text/plain"
+    return Head(status, ((b"content-type", content_type), (b"content-length", b"%d" % len(text))))

@@ -1,0 +1,183 @@
+"""POST /api/show: all that is known of one model."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from msgspec import Struct
+
+from oprel.dialects.ollama import admission
+from oprel.dialects.ollama.durations import local_time
+from oprel.dialects.ollama.errors import refusal
+from oprel.dialects.ollama.gojson import dumps, go_quoted
+from oprel.dialects.ollama.listing import Details, details
+from oprel.dialects.ollama.names import displayed
+from oprel.dialects.ollama.wire import ShowRequest, read
+from oprel.dialects.services import Services
+from oprel.errors import OprelError
+from oprel.schema import Model
+from oprel.store import GgufMetadata, SkippedArray, read_gguf
+
+__all__ = ["show"]
+
+# In the order in which Ollama lists them.
+_CAPABILITIES = ("completion", "tools", "insert", "vision", "embedding", "thinking", "image", "audio")
+_OWN_PLACES = frozenset({"general.name", "tokenizer.chat_template"})
+_BARE_TEMPLATE = "{{ .Prompt }}"
+
+
+class ShownMessage(Struct, frozen=True):
+    role: str
+    content: str
+
+
+class ShownTensor(Struct, frozen=True):
+    name: str
+    type: str
+    shape: Sequence[int]
+
+
+class Shown(Struct, frozen=True, kw_only=True, omit_defaults=True):
+    license: str = ""
+    modelfile: str = ""
+    parameters: str = ""
+    template: str = ""
+    system: str = ""
+    details: Details
+    messages: Sequence[ShownMessage] = ()
+    model_info: Mapping[str, Any]
+    projector_info: Mapping[str, Any] = {}
+    tensors: Sequence[ShownTensor] = ()
+    capabilities: Sequence[str] = ()
+    modified_at: str
+
+
+async def show(services: Services, body: bytes) -> bytes:
+    asked, _ = read(body, ShowRequest)
+    raw = asked.model or asked.name
+    if not raw:
+        raise refusal("model_required")
+    _, model = await admission.find(services, raw, cloud_row="cloud_model_details")
+    return await asyncio.to_thread(_shown, services, model, asked, displayed(raw))
+
+
+def _shown(services: Services, model: Model, asked: ShowRequest, name: str) -> bytes:
+    weights = _metadata(services, model, asked.verbose)
+    projector = next((file for file in model.files if file.role == "projector"), None)
+    parameters = {name: value for name, value in model.parameters}
+    system = asked.system or model.system or ""
+    return dumps(
+        Shown(
+            license="\n".join(model.licenses),
+            modelfile=_modelfile(model, name, system, {**parameters, **asked.options}),
+            parameters="\n".join(f"{key:<30} {_go_literal(value)}" for key, value in _each(parameters)),
+            template=_template(model),
+            system=system,
+            details=details(model, parent=model.parent),
+            messages=[ShownMessage(message.role, message.text) for message in model.messages],
+            model_info=_model_info(weights, verbose=asked.verbose) if weights else {},
+            projector_info=_file_info(projector.path, verbose=asked.verbose) if projector else {},
+            tensors=[ShownTensor(t.name, t.type, t.shape) for t in weights.tensors] if weights else (),
+            capabilities=[name for name in _CAPABILITIES if name in model.capabilities],
+            modified_at=local_time(model.modified_at),
+        )
+    )
+
+
+def _metadata(services: Services, model: Model, verbose: bool) -> GgufMetadata | None:
+    """None where the file can't be read: the rest of the model is shown all the same."""
+    try:
+        return services.catalog.metadata(model, full=True) if verbose else services.catalog.metadata(model)
+    except (OprelError, LookupError, StopIteration):
+        return None
+
+
+def _file_info(path: str, *, verbose: bool) -> dict[str, Any]:
+    try:
+        return _model_info(read_gguf(Path(path)), verbose=verbose)
+    except OprelError:
+        return {}
+
+
+def _model_info(metadata: GgufMetadata, *, verbose: bool) -> dict[str, Any]:
+    """Arrays are null unless they are asked for: a vocabulary is megabytes."""
+    shown: dict[str, Any] = {"general.parameter_count": metadata.parameter_count}
+    for key, value in metadata.values.items():
+        if key in _OWN_PLACES:
+            continue
+        is_long = isinstance(value, SkippedArray) or (isinstance(value, list) and bool(value) and not verbose)
+        shown[key] = None if is_long else value
+    return dict(sorted(shown.items()))
+
+
+def _template(model: Model) -> str:
+    return model.chat_template or model.template or _BARE_TEMPLATE
+
+
+def _each(parameters: Mapping[str, Any]) -> Iterator[tuple[str, Any]]:
+    for name, value in sorted(parameters.items()):
+        for item in value if isinstance(value, list | tuple) else (value,):
+            yield name, item
+
+
+def _go_literal(value: object) -> str:
+    """As Go's `%#v` shows what it decoded from JSON, where every number is a float64."""
+    if isinstance(value, str):
+        return go_quoted(value)
+    if isinstance(value, bool):
+        return "true" if value else "false"
+    if isinstance(value, int | float):
+        return _go_float(float(value))
+    return str(value)
+
+
+def _go_float(value: float) -> str:
+    """Go's shortest `%g`: exponents below 1e-04 and from 1e+21 on, and from 1e+06 on for `%#v`."""
+    if value == int(value) and abs(value) < 1e6:
+        return str(int(value))
+    if 1e-4 <= abs(value) < 1e6:
+        return repr(value)
+    digits, _, exponent = f"{value!r}".partition("e")
+    if exponent:
+        return f"{digits.removesuffix('.0')}e{int(exponent):+03d}"
+    mantissa = f"{value:.16e}"
+    number, _, power = mantissa.partition("e")
+    for places in range(17):
+        shorter = f"{value:.{places}e}"
+        if float(shorter) == value:
+            number, _, power = shorter.partition("e")
+            break
+    return f"{number}e{int(power):+03d}"
+
+
+def _modelfile(model: Model, name: str, system: str, parameters: Mapping[str, Any]) -> str:
+    lines = [
+        '# Modelfile generated by "ollama show"',
+        "# To build a new Modelfile based on this, replace FROM with:",
+        f"# FROM {name}",
+        "",
+    ]
+    roles = ("weights", "adapter", "draft", "projector")
+    words = {"weights": "FROM", "adapter": "ADAPTER", "draft": "DRAFT", "projector": "FROM"}
+    lines += [f"{words[role]} {file.path}" for role in roles for file in model.files if file.role == role]
+    lines.append(f"TEMPLATE {_quoted(_template(model))}")
+    if system:
+        lines.append(f"SYSTEM {_quoted(system)}")
+    lines += [f"PARAMETER {key} {_parameter(value)}" for key, value in _each(parameters)]
+    lines += [f"LICENSE {_quoted(text)}" for text in model.licenses]
+    lines += [f"MESSAGE {message.role} {_quoted(message.text)}" for message in model.messages]
+    return "\n".join(lines) + "\n"
+
+
+def _parameter(value: object) -> str:
+    return _quoted(value) if isinstance(value, str) else _go_literal(value)
+
+
+def _quoted(text: str) -> str:
+    """A value is quoted where its end could be mistaken."""
+    if "\n" not in text and text == text.strip() and '"' not in text:
+        return text
+    return f'"""{text}"""' if '"' in text else f'"{text}"'
