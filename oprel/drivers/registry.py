@@ -12,7 +12,7 @@ import msgspec
 from oprel.drivers.contract import CONTRACT_VERSION, Driver, DriverOptions
 from oprel.errors import DriverUnavailableError, UnsupportedError
 from oprel.hardware import detect_hardware, with_free_memory
-from oprel.schema import Availability, EngineProbe, Hardware, Model
+from oprel.schema import Availability, Device, EngineProbe, Gpu, Hardware, Model
 
 __all__ = ["AUTO", "GROUP", "DriverState", "Registry"]
 
@@ -130,7 +130,8 @@ class Registry:
                 self._hardware = detect_hardware()
             else:
                 self._hardware = with_free_memory(self._hardware)
-            return msgspec.structs.replace(self._hardware, engines=self.probe())
+            engines = tuple(_with_free_memory(probe, self._hardware) for probe in self.probe())
+            return msgspec.structs.replace(self._hardware, engines=engines)
 
     def _insist(self, name: str, model: Model, hardware: Hardware) -> tuple[Driver, str]:
         driver = self.get(name)
@@ -252,6 +253,24 @@ def _ask_probes(name: str, driver: Driver) -> tuple[EngineProbe, ...]:
         return tuple(driver.probe())
     except Exception as error:  # a third party's driver that breaks the contract
         return (EngineProbe(driver=name, engine=name, command=(), problem=f"its probe() failed: {_sentence(error)}"),)
+
+
+def _with_free_memory(probe: EngineProbe, hardware: Hardware) -> EngineProbe:
+    """A probe's devices are of the time of the probe; where they are the GPUs of the machine, in its order, their
+    free memory is known again."""
+    gpus = hardware.gpus
+    if len(gpus) != len(probe.devices) or not all(map(_is_same_gpu, probe.devices, gpus)):
+        return probe
+    devices = tuple(
+        msgspec.structs.replace(device, free_bytes=min(gpu.free_bytes, device.total_bytes))
+        for device, gpu in zip(probe.devices, gpus, strict=True)
+    )
+    return msgspec.structs.replace(probe, devices=devices)
+
+
+def _is_same_gpu(device: Device, gpu: Gpu) -> bool:
+    """Drivers and engines count a few hundred MiB differently."""
+    return abs(device.total_bytes - gpu.total_bytes) <= device.total_bytes // 20
 
 
 def _origins() -> dict[str, str]:

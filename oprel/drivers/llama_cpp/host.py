@@ -177,19 +177,17 @@ def _print_probe(x: Any) -> None:
 
     params = x.CommonParams()
     listed = [option for option, (needs, _) in {**_VALUES, **_FLAGS}.items() if _has(params, needs)]
-    devices = [_device(entry) for entry in x.get_device_info() if not entry["type"].name.endswith("_CPU")]
+    devices = [_device(entry) for entry in x.get_device_info() if entry["type"].name.endswith("GPU")]
     print(json.dumps({"version": x.__version__, "flags": listed, "devices": devices}))
 
 
 def _device(entry: dict[str, Any]) -> dict[str, Any]:
-    kind = entry["type"].name
     return {
         "id": entry["name"],
         "name": entry["description"],
         "total_bytes": entry["memory_total"],
         "free_bytes": entry["memory_free"],
-        "integrated": "IGPU" in kind,
-        "accelerator": "ACCEL" in kind,
+        "integrated": entry["type"].name.endswith("_IGPU"),
     }
 
 

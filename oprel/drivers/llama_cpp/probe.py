@@ -99,7 +99,7 @@ def probe_bundled() -> EngineProbe:
             integrated=entry["integrated"],
         )
         for entry in report["devices"]
-        if not entry["accelerator"] and _is_real(entry["name"], entry["total_bytes"])
+        if _is_real(entry["name"], entry["total_bytes"])
     )
     return EngineProbe(
         driver=DRIVER,
