@@ -2,10 +2,16 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import pytest
 from support.models import embed_gguf, make_store, smollm2_gguf
+
+if TYPE_CHECKING:
+    from support.servers import RealServer, ScriptedServer
 
 
 @pytest.fixture(scope="session")
@@ -23,4 +29,22 @@ def embed_path() -> Path:
 @pytest.fixture(scope="session")
 def real_models_dir(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A store with `smollm2:135m` and `all-minilm`; shared by the session, so only read it."""
-    return make_store(tmp_path_factory.mktemp("real") / "models")
+    return make_store(tmp_path_factory.mktemp("real") / "models", linked=True)
+
+
+@pytest.fixture(scope="session")
+def real_server(real_models_dir: Path) -> Iterator[RealServer]:
+    """A real `oprel serve` with `smollm2:135m` and `all-minilm` on the llama_cpp driver; shared by the session."""
+    from support.servers import real_server as start
+
+    with start("--driver", "llama_cpp", models_dir=real_models_dir) as server:
+        yield server
+
+
+@pytest.fixture
+def scripted_server() -> Iterator[Callable[..., ScriptedServer]]:
+    """A factory: `scripted_server(Script(…), settings=…)` is the app on a socket over scripted engines."""
+    from support.servers import scripted_server as start
+
+    with ExitStack() as servers:
+        yield lambda *args, **kwargs: servers.enter_context(start(*args, **kwargs))

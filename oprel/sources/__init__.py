@@ -1,1 +1,25 @@
-"""..."""
+"""Where models come from: one resolver, one puller. Nothing is fetched unless a pull asks for it."""
+
+from oprel.sources.progress import PullProgress
+from oprel.sources.puller import Puller
+from oprel.sources.resolve import (
+    FileSource,
+    HubSource,
+    PackageSource,
+    RegistrySource,
+    Source,
+    name_of_file,
+    resolve_source,
+)
+
+__all__ = [
+    "FileSource",
+    "HubSource",
+    "PackageSource",
+    "PullProgress",
+    "Puller",
+    "RegistrySource",
+    "Source",
+    "name_of_file",
+    "resolve_source",
+]

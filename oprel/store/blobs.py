@@ -79,6 +79,14 @@ class BlobWriter:
         self._hash.update(data)
         self._size += len(data)
 
+    def restart(self) -> None:
+        """Forget what was written."""
+        with translated("write a model's file"):
+            os.lseek(self._descriptor, 0, os.SEEK_SET)
+            os.ftruncate(self._descriptor, 0)
+        self._hash = hashlib.sha256()
+        self._size = 0
+
     def fill_from(self, source: Path, *, progress: Progress | None = None) -> None:
         """Take a whole regular file: its blocks are shared or the file linked where the file system can, else it is
         copied; it is read once in any case. Raises InvalidRequestError when it changes meanwhile."""

@@ -22,6 +22,10 @@ import zipfile
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from oprel.store.disk import Disk
 
 __all__ = [
     "CHAT_MODEL",
@@ -79,19 +83,35 @@ def make_store(
     state_dir: Path | None = None,
     chat: bool = True,
     embed: bool = True,
+    linked: bool = False,
 ) -> Path:
-    """Fill a models dir with `smollm2:135m` and `all-minilm` (hard links where the file system allows); returns it.
+    """Fill a models dir with `smollm2:135m` and `all-minilm`; returns it.
 
-    `state_dir` defaults to `state` beside it.
+    `state_dir` defaults to `state` beside it. `linked`: its files are those of the cache where the file system allows,
+    so it is made at once, but whoever damages one damages it for all tests to come.
     """
     from oprel.store import Store
+    from oprel.store.disk import Disk
 
-    store = Store(models_dir, state_dir=state_dir or models_dir.parent / "state")
+    store = Store(
+        models_dir, state_dir=state_dir or models_dir.parent / "state", disk=Disk() if linked else _copying_disk()
+    )
     if chat:
         store.import_gguf(smollm2_gguf(), CHAT_MODEL)
     if embed:
         store.import_gguf(embed_gguf(), EMBED_MODEL)
     return models_dir
+
+
+def _copying_disk() -> Disk:
+    """A disk that can't link."""
+    from oprel.store.disk import Disk
+
+    class CopyingDisk(Disk):
+        def link(self, source: Path, target: Path) -> None:
+            raise OSError("not here")
+
+    return CopyingDisk()
 
 
 def _cached(name: str, make: Callable[[Path, Path], None]) -> Path:

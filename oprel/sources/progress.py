@@ -1,0 +1,22 @@
+"""What a pull tells while it runs, in Ollama's words."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+from msgspec import Struct
+
+__all__ = ["PullProgress", "Report"]
+
+
+class PullProgress(Struct, frozen=True):
+    """One line: `total` and `completed` in bytes; `digest` is `sha256:<hex>` of what is being fetched."""
+
+    status: str
+    digest: str | None = None
+    total: int | None = None
+    completed: int | None = None
+
+
+Report = Callable[[PullProgress], None]
+"""Takes a line; called on the event loop's thread, or on a worker's where it says so."""

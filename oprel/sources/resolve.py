@@ -1,0 +1,82 @@
+"""From what a user wrote to where the model comes from."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TypeAlias
+
+from msgspec import Struct
+
+from oprel.errors import SourceError
+from oprel.store import Aliases, Digest, HubReference, ModelName, PackageReference, parse_reference
+from oprel.store.names import DEFAULT_HOST, as_name_part
+
+__all__ = ["FileSource", "HubSource", "PackageSource", "RegistrySource", "Source", "name_of_file", "resolve_source"]
+
+
+class PackageSource(Struct, frozen=True):
+    """`digest` is what the GGUF file must have."""
+
+    reference: PackageReference
+    digest: Digest | None = None
+
+
+class HubSource(Struct, frozen=True):
+    reference: HubReference
+
+
+class RegistrySource(Struct, frozen=True):
+    name: ModelName
+
+
+class FileSource(Struct, frozen=True):
+    path: Path
+
+
+Source: TypeAlias = PackageSource | HubSource | RegistrySource | FileSource
+
+
+def resolve_source(text: str, *, aliases: Aliases, is_local_user: bool = False) -> Source:
+    """In this order: a path (only for a user of this machine, never for a client of the server); `pypi:…`; `hf.co/…`;
+    an alias; a registry's host; `OWNER/REPO`, which is the hub; a bare name, which is Ollama's registry.
+
+    Raises InvalidNameError."""
+    if is_local_user and looks_like_path(text):
+        return FileSource(Path(text).expanduser())
+    reference = parse_reference(text)
+    digest = None
+    if not isinstance(reference, PackageReference):
+        alias = aliases.get(ModelName.parse(text))
+        if alias is not None:
+            reference, digest = alias.source, alias.digest
+    match reference:
+        case PackageReference():
+            return PackageSource(reference, digest)
+        case HubReference():
+            return HubSource(reference)
+        case ModelName():
+            return RegistrySource(reference)
+
+
+def looks_like_path(text: str) -> bool:
+    return text.startswith(("/", "./", "../", "~/")) or (text.lower().endswith(".gguf") and Path(text).is_file())
+
+
+def name_of_file(path: Path) -> ModelName:
+    """What a GGUF file is called in the store when nobody names it."""
+    stem = path.name[: -len(".gguf")] if path.name.lower().endswith(".gguf") else path.name
+    return ModelName.parse(as_name_part(stem))
+
+
+def not_available(source: HubSource | RegistrySource) -> SourceError:
+    """One sentence: what can't be done, and what works."""
+    if isinstance(source, HubSource):
+        what = f"{source.reference} is on a model hub"
+    elif source.name.host == DEFAULT_HOST:
+        what = f"{source.name} would come from Ollama's registry"
+    else:
+        what = f"{source.name} would come from the registry {source.name.host}"
+    return SourceError(
+        f"{what}, which this version can't pull from yet; what works: smollm2:135m, pypi:PACKAGE, a GGUF file's path "
+        "on the command line, and models that Ollama has pulled."
+    )
