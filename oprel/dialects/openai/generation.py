@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import AsyncGenerator
-from contextlib import aclosing, asynccontextmanager
+from contextlib import AbstractAsyncContextManager, aclosing, asynccontextmanager
 from functools import partial
 from typing import TYPE_CHECKING
 
@@ -16,6 +16,7 @@ from oprel.dialects.openai.settling import settled
 from oprel.dialects.openai.wire import ChatBody, CompletionBody
 from oprel.drivers import EventStream
 from oprel.errors import UnsupportedError
+from oprel.scheduler.fanout import Choices
 from oprel.schema import ChatRequest, CompletionRequest
 
 if TYPE_CHECKING:
@@ -33,7 +34,7 @@ async def chat_completions(services: Services, raw: bytes, client: str) -> Answe
     asked = chat_request(body)
     n = body.n or 1
     warnings = unknown_fields(found.unknown)
-    async with _generating(services, (asked,) * n, body=body, client=client) as (lease, stream):
+    async with _generating(services, (asked,), n, body=body, client=client) as (lease, stream):
         named = label("chatcmpl", body.model, lease.plan)
         if body.stream:
             encoder = ChatStream(named, choices=n, include_usage=include_usage(body))
@@ -50,24 +51,22 @@ async def completions(services: Services, raw: bytes, client: str) -> Answer:
     found = await read(raw, CompletionBody)
     body = found.body
     asked = completion_requests(body)
-    requests = tuple(request for request in asked.requests for _ in range(asked.n))
+    choices = len(asked.requests) * asked.n
     warnings = unknown_fields(found.unknown)
-    async with _generating(services, requests, body=body, client=client) as (lease, stream):
+    async with _generating(services, asked.requests, asked.n, body=body, client=client) as (lease, stream):
         named = label("cmpl", body.model, lease.plan)
         prefixes = await _echoes(asked, lease)
         if body.stream:
             encoder = CompletionStream(
                 named,
-                choices=len(requests),
+                choices=choices,
                 include_usage=include_usage(body),
                 prefixes=prefixes,
                 logprobs=body.logprobs,
             )
             answer = streamed(stream, encoder, lease, warnings)
         else:
-            encode = partial(
-                completion_answer, label=named, choices=len(requests), prefixes=prefixes, logprobs=body.logprobs
-            )
+            encode = partial(completion_answer, label=named, choices=choices, prefixes=prefixes, logprobs=body.logprobs)
             answer = whole(stream, encode, lease, warnings)
         async with aclosing(answer):
             async for item in answer:
@@ -76,37 +75,31 @@ async def completions(services: Services, raw: bytes, client: str) -> Answer:
 
 @asynccontextmanager
 async def _generating(
-    services: Services,
-    requests: tuple[Generating, ...],
-    *,
-    body: ChatBody | CompletionBody,
-    client: str,
+    services: Services, requests: tuple[Generating, ...], n: int, *, body: ChatBody | CompletionBody, client: str
 ) -> AsyncGenerator[tuple[Lease, EventStream], None]:
-    """A lease, and the events of all choices: one for each request."""
+    """A lease, and the events of all choices: `n` for each request."""
+
+    def source() -> AbstractAsyncContextManager[Lease]:
+        return services.scheduler.lease(body.model, need=need, keep_alive=keep_alive, client=client)
+
+    def prepare(request: Generating, lease: Lease) -> Generating:
+        return settled(
+            request,
+            name=body.model,
+            model=lease.model,
+            driver=lease.plan.driver,
+            capabilities=lease.engine.capabilities,
+            time_limit_s=services.settings.request_time_limit,
+        )
+
     need = "chat" if isinstance(requests[0], ChatRequest) else "complete"
     keep_alive = keep_alive_s(body.keep_alive)
-    async with services.scheduler.lease(body.model, need=need, keep_alive=keep_alive, client=client) as lease:
-        ready = tuple(_settled(request, lease, name=body.model, services=services) for request in requests)
-        stream = _generate(lease, ready[0])
+    async with Choices(source, requests, n, prepare=prepare) as choices:
+        stream = choices.events()
         if requests[0].sampling.max_tokens == 0:
             stream = muted(stream)
         async with aclosing(stream):
-            yield lease, stream
-
-
-def _settled(request: Generating, lease: Lease, *, name: str, services: Services) -> Generating:
-    return settled(
-        request,
-        name=name,
-        model=lease.model,
-        driver=lease.plan.driver,
-        capabilities=lease.engine.capabilities,
-        time_limit_s=services.settings.request_time_limit,
-    )
-
-
-def _generate(lease: Lease, request: Generating) -> EventStream:
-    return lease.engine.chat(request) if isinstance(request, ChatRequest) else lease.engine.complete(request)
+            yield choices.lease, stream
 
 
 async def _echoes(asked: Prompts, lease: Lease) -> tuple[str, ...]:

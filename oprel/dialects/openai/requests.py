@@ -51,7 +51,7 @@ _MAX_TOOL_NAME = 256
 _MAX_LOGIT_BIAS = 1024
 _MAX_BIAS = 100
 _MAX_INPUTS = 2048
-_MAX_CHOICES = 512
+_MAX_CHOICES = 256
 _MAX_TOKEN_ID = 2**31 - 1
 
 _Effort = Literal["minimal", "low", "medium", "high", "max"]
