@@ -75,8 +75,7 @@ class Connection(asyncio.Protocol):
         return self._buffered_bytes
 
     def ask(self, head: bytes, body: bytes) -> None:
-        if self._is_paused and self._transport is not None:
-            self._transport.resume_reading()
+        self._resume()
         self._reset()
         self._is_asked = True
         if self._transport is None or self._transport.is_closing():
@@ -128,10 +127,18 @@ class Connection(asyncio.Protocol):
         data = self._buffer[0] if len(self._buffer) == 1 else b"".join(self._buffer)
         self._buffer.clear()
         self._buffered_bytes = 0
-        if self._is_paused and self._transport is not None:
+        self._resume()
+        return data
+
+    def _pause(self) -> None:
+        if not self._is_paused and self._transport is not None and not self._transport.is_closing():
+            self._is_paused = True
+            self._transport.pause_reading()
+
+    def _resume(self) -> None:
+        if self._is_paused and self._transport is not None and not self._transport.is_closing():
             self._is_paused = False
             self._transport.resume_reading()
-        return data
 
     def _raise_failure(self) -> None:
         if self._interrupt is not None:
@@ -186,9 +193,8 @@ class Connection(asyncio.Protocol):
         self._pieces.clear()
         self._buffer.append(joined)
         self._buffered_bytes += len(joined)
-        if self._buffered_bytes > MAX_BUFFERED_BYTES and not self.is_complete and self._transport is not None:
-            self._is_paused = True
-            self._transport.pause_reading()
+        if self._buffered_bytes > MAX_BUFFERED_BYTES and not self.is_complete:
+            self._pause()
 
     def _count_headless(self, size: int) -> bool:
         self._header_bytes += size

@@ -23,7 +23,7 @@ from oprel.drivers.upstream.vectors import read_vectors
 from oprel.drivers.upstream.watch import LONGEST_S, Pulse, Stalled, TimeLimitReached, Watch, prompt_budget_s
 from oprel.drivers.upstream.writing import RequestWriter
 from oprel.errors import ContextLengthError, EngineFailedError, EngineTimeoutError, OprelError
-from oprel.net import AnswerTimeout, QuickClient, QuickError, QuickResponse, QuickStream
+from oprel.net import AnswerTimeout, CannotConnect, ConnectionCut, QuickClient, QuickError, QuickResponse, QuickStream
 from oprel.schema import (
     Capabilities,
     ChatRequest,
@@ -178,6 +178,7 @@ class HttpEngine(Engine):
         try:
             async with AsyncExitStack() as stack:
                 stream = await self._opened(stack, watch, path, body)
+                stack.callback(watch.close)  # before the connection can serve another request
                 while not reader.is_finished:
                     batch: list[Event] = []
                     failure = _read_into(batch, reader, await stream.read())
@@ -242,7 +243,7 @@ class HttpEngine(Engine):
     async def _gone(self, error: QuickError) -> EngineFailedError:
         """The error for a connection that failed: with the reason, when the engine itself is what ended."""
         death = self.describe_death()
-        if death is None:
+        if death is None and isinstance(error, ConnectionCut | CannotConnect):
             try:
                 async with asyncio.timeout(_DEATH_NOTICE_S):
                     death = await self.wait_dead()

@@ -148,8 +148,8 @@ class RequestWriter:
             fields[self._renamed.get("repeat_last_n", "repeat_last_n")] = last if last >= 0 else self._context_tokens
         if sampling.seed is not None:
             fields["seed"] = sampling.seed % _SEEDS
-        if sampling.stop:
-            fields["stop"] = sampling.stop
+        if stop := [text for text in sampling.stop if text]:  # llama-server ends everything at once for ""
+            fields["stop"] = stop
         if sampling.logit_bias:
             fields["logit_bias"] = sampling.logit_bias
         return fields

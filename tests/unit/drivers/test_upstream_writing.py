@@ -95,8 +95,9 @@ def test_every_sampling_value_goes_out() -> None:
         ({"seed": 2**63 - 1}, {"seed": (2**63 - 1) % (2**32 - 1)}),
         ({"repeat_last_n": -1}, {"repeat_last_n": 4096}),
         ({"max_tokens": 0}, {"max_tokens": 1}),
+        ({"stop": ("", "a")}, {"stop": ["a"]}),
     ],
-    ids=["negative-seed", "wide-seed", "whole-context", "no-tokens"],
+    ids=["negative-seed", "wide-seed", "whole-context", "no-tokens", "empty-stop"],
 )
 def test_values_that_llama_server_would_refuse_or_misread(given: dict[str, Any], sent: dict[str, Any]) -> None:
     body = chat(sampling=Sampling(**given))

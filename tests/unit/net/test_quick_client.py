@@ -26,6 +26,19 @@ from oprel.net.connection import MAX_BUFFERED_BYTES
 _ONE_READ = 256 * 1024
 
 
+@pytest.fixture(autouse=True, params=["asyncio", "uvloop"])
+def loop_kind(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The server runs on uvloop where there is one; programs that use the SDK run on asyncio's own loop."""
+    if request.param == "uvloop":
+        uvloop = pytest.importorskip("uvloop")
+
+        def run_on_uvloop(main: Coroutine[Any, Any, None]) -> None:
+            with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
+                runner.run(main)
+
+        monkeypatch.setattr(asyncio, "run", run_on_uvloop)
+
+
 def run(test: Coroutine[Any, Any, None]) -> None:
     async def bounded() -> None:
         async with asyncio.timeout(30):
