@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
-from oprel.config import Settings
-from oprel.drivers.registry import Registry
-from oprel.scheduler import Scheduler
-from oprel.sources import Puller
-from oprel.store import Catalog
+if TYPE_CHECKING:
+    from oprel.config import Settings
+    from oprel.drivers.registry import Registry
+    from oprel.scheduler import Scheduler
+    from oprel.sources import Puller
+    from oprel.store import Catalog
 
 __all__ = ["Services"]
 

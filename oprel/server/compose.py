@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+from typing import TYPE_CHECKING
 
 import oprel
 from oprel.config import Settings
@@ -11,8 +12,10 @@ from oprel.drivers import DriverOptions
 from oprel.drivers.children import choose_run_dir, sweep
 from oprel.drivers.registry import Registry
 from oprel.scheduler import Scheduler
-from oprel.sources import Puller
 from oprel.store import Catalog
+
+if TYPE_CHECKING:
+    from oprel.sources import Puller
 
 __all__ = ["compose", "make_catalog", "make_puller", "make_registry"]
 
@@ -42,6 +45,8 @@ def make_catalog(settings: Settings) -> Catalog:
 
 
 def make_puller(settings: Settings, catalog: Catalog | None = None) -> Puller:
+    from oprel.sources import Puller
+
     return Puller(catalog or make_catalog(settings))
 
 

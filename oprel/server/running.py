@@ -15,7 +15,7 @@ import uvicorn
 
 from oprel.config import Settings
 from oprel.dialects.services import Services
-from oprel.errors import ConfigError
+from oprel.errors import ConfigError, OprelError
 from oprel.server.access import is_loopback
 from oprel.server.app import create_app
 from oprel.server.compose import compose
@@ -26,7 +26,7 @@ from oprel.server.opening import engine_lines, opening_lines
 from oprel.server.protocol import bounded_protocol
 from oprel.server.state import server_state
 
-__all__ = ["Say", "check_exposure", "configure_logging", "serve"]
+__all__ = ["Say", "Serving", "check_exposure", "configure_logging", "loop_factory", "serve"]
 
 _log = logging.getLogger("oprel.server")
 
@@ -46,8 +46,8 @@ def serve(settings: Settings, *, say: Say) -> None:
     try:
         settings = settings.model_copy(update={"port": listener.getsockname()[1]})
         configure_logging(verbose=settings.verbose)
-        with server_state(settings), asyncio.Runner(loop_factory=_loop_factory()) as runner:
-            runner.run(_Serving(settings, listener, say).run())
+        with server_state(settings), asyncio.Runner(loop_factory=loop_factory()) as runner:
+            runner.run(_serve(settings, listener, say))
     finally:
         listener.close()
 
@@ -78,31 +78,45 @@ def _with_request_id(record: logging.LogRecord) -> bool:
     return True
 
 
-class _Serving:
-    """One run. The first signal, or a request to stop, drains: new requests are refused, running ones end, at the
-    latest when `drain_timeout` is over. A second signal doesn't wait."""
+async def _serve(settings: Settings, listener: socket.socket, say: Say) -> None:
+    serving = Serving(compose(settings), listener, say=say)
+    with serving.catching_signals():
+        await serving.run()
 
-    def __init__(self, settings: Settings, listener: socket.socket, say: Say) -> None:
-        self._settings = settings
+
+class Serving:
+    """One run of the app on a listening socket. The first `stop`, or a request to stop, drains: new requests are
+    refused, running ones end, at the latest when `drain_timeout` is over. A second `stop` doesn't wait.
+
+    `is_open` is set once requests are answered."""
+
+    def __init__(self, services: Services, listener: socket.socket, *, say: Say) -> None:
+        app = create_app(services)
+        self.is_open = asyncio.Event()
+        self._services = services
+        self._settings = services.settings
         self._listener = listener
         self._say = say
-        self._signals = 0
+        self._lifetime: Lifetime = app.state["lifetime"]
+        self._gate: Gate = app.state["gate"]
+        self._server = _Server(uvicorn.Config(app, **self._uvicorn_options()), self.is_open)
         self._hurry = asyncio.Event()
 
     async def run(self) -> None:
-        services = compose(self._settings)
-        app = create_app(services)
-        lifetime: Lifetime = app.state["lifetime"]
-        server = _Server(uvicorn.Config(app, **self._uvicorn_options()))
-        with self._signals_to(lifetime):
-            async with asyncio.TaskGroup() as tasks:
-                ending = tasks.create_task(self._end(server, app.state["gate"], lifetime))
-                opening = tasks.create_task(self._open(server, services))
-                try:
-                    await server.serve(sockets=[self._listener])
-                finally:
-                    ending.cancel()
-                    opening.cancel()
+        async with asyncio.TaskGroup() as tasks:
+            ending = tasks.create_task(self._end())
+            opening = tasks.create_task(self._open())
+            try:
+                await self._server.serve(sockets=[self._listener])
+            finally:
+                ending.cancel()
+                opening.cancel()
+
+    def stop(self) -> None:
+        """Safe to call again, and from a signal's handler."""
+        if self._lifetime.stop_requested.is_set():
+            self._hurry.set()
+        self._lifetime.stop_requested.set()
 
     def _uvicorn_options(self) -> dict[str, Any]:
         settings = self._settings
@@ -122,66 +136,67 @@ class _Serving:
         }
 
     @contextlib.contextmanager
-    def _signals_to(self, lifetime: Lifetime) -> Iterator[None]:
+    def catching_signals(self) -> Iterator[None]:
+        """Ctrl-C and SIGTERM stop."""
         loop = asyncio.get_running_loop()
         caught = (signal.SIGINT, signal.SIGTERM)
         for number in caught:
-            loop.add_signal_handler(number, self._on_signal, lifetime)
+            loop.add_signal_handler(number, self.stop)
         try:
             yield
         finally:
             for number in caught:
                 loop.remove_signal_handler(number)
 
-    def _on_signal(self, lifetime: Lifetime) -> None:
-        self._signals += 1
-        lifetime.stop_requested.set()
-        if self._signals > 1:
-            self._hurry.set()
-
-    async def _open(self, server: _Server, services: Services) -> None:
+    async def _open(self) -> None:
         """Says what is served, where, and (as soon as it is known) with which engines."""
-        await server.is_open.wait()
-        for line in await opening_lines(self._settings, services):
-            self._say(line)
-        if services.registry is not None:
-            for line in await engine_lines(services.registry):
+        await self.is_open.wait()
+        try:
+            for line in await opening_lines(self._settings, self._services):
                 self._say(line)
+            if self._services.registry is not None:
+                for line in await engine_lines(self._services.registry):
+                    self._say(line)
+        except OprelError as error:  # what can't be told yet is told to whoever asks for it
+            self._say(f"warning: {error}")
 
-    async def _end(self, server: _Server, gate: Gate, lifetime: Lifetime) -> None:
-        await lifetime.stop_requested.wait()
-        lifetime.is_draining = True
-        if gate.running:
-            self._say(f"stopping: {gate.running} running requests may end; stop again to end them now")
+    async def _end(self) -> None:
+        await self._lifetime.stop_requested.wait()
+        self._lifetime.is_draining = True
+        if self._gate.running:
+            self._say(f"stopping: {self._gate.running} running requests may end; stop again to end them now")
+        await self._wait_drained()
+        # Engines go first: what still runs is told so by its stream, and ends with an error in its dialect.
+        await self._lifetime.stop()
+        self._server.should_exit = True
+
+    async def _wait_drained(self) -> None:
         hurry = asyncio.ensure_future(self._hurry.wait())
-        idle = asyncio.ensure_future(gate.wait_idle())
+        idle = asyncio.ensure_future(self._gate.wait_idle())
         try:
             await asyncio.wait((hurry, idle), timeout=self._settings.drain_timeout, return_when=asyncio.FIRST_COMPLETED)
         finally:
             hurry.cancel()
             idle.cancel()
-        # Engines go first: what still runs is told so by its stream, and ends with an error in its dialect.
-        await lifetime.stop()
-        server.should_exit = True
 
 
 class _Server(uvicorn.Server):
     """uvicorn without its signal handlers: the end of a server is more than closing its sockets."""
 
-    def __init__(self, config: uvicorn.Config) -> None:
+    def __init__(self, config: uvicorn.Config, is_open: asyncio.Event) -> None:
         super().__init__(config)
-        self.is_open = asyncio.Event()
+        self._is_open = is_open
 
     async def startup(self, sockets: list[socket.socket] | None = None) -> None:
         await super().startup(sockets)
-        self.is_open.set()
+        self._is_open.set()
 
     @contextlib.contextmanager
     def capture_signals(self) -> Iterator[None]:
         yield
 
 
-def _loop_factory() -> Callable[[], asyncio.AbstractEventLoop] | None:
+def loop_factory() -> Callable[[], asyncio.AbstractEventLoop] | None:
     try:
         import uvloop
     except ImportError:
