@@ -249,7 +249,9 @@ class HttpEngine(Engine):
                     death = await self.wait_dead()
             except TimeoutError:
                 death = None
-        text = f"{self.plan.driver} failed: {death or error}"
+        # Where it listens is nobody's business but the log's.
+        seen = "it takes no connections" if isinstance(error, CannotConnect) else str(error)
+        text = f"{self.plan.driver} failed: {death or seen}"
         return EngineFailedError(text, driver=self.plan.driver, log_tail=self.log_tail())
 
     # Small answers

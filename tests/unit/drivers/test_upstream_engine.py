@@ -196,6 +196,18 @@ def test_cut_without_a_known_death(monkeypatch: pytest.MonkeyPatch) -> None:
     run(test())
 
 
+def test_engines_address_is_not_told(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("oprel.drivers.upstream.engine._DEATH_NOTICE_S", 0.05)
+
+    async def test() -> None:
+        engine = make_engine("unix:/nonexistent/engine.sock")
+        with pytest.raises(EngineFailedError, match="takes no connections") as caught:
+            await collect(engine.chat(ask()))
+        assert "engine.sock" not in str(caught.value)
+
+    run(test())
+
+
 def test_nobody_listens() -> None:
     async def test() -> None:
         engine = make_engine("unix:/nonexistent/engine.sock")

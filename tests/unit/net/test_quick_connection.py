@@ -6,10 +6,12 @@ import asyncio
 from itertools import pairwise
 from unittest.mock import Mock
 
+import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from support.http_upstream import LAST_CHUNK, chunk, stream_head, whole_answer
 
+from oprel.net import ConnectionCut
 from oprel.net.connection import Connection
 
 _BODY = "déjà vu 😀\r\n\r\n0\r\n".encode()
@@ -36,6 +38,26 @@ def test_split_anywhere(answer: bytes, cuts: list[int]) -> None:
         return connection.status, body, connection.is_reusable
 
     assert asyncio.run(read()) == (200, _BODY, True)
+
+
+@given(st.sampled_from(_ANSWERS), st.data())
+def test_cut_anywhere_is_told(answer: bytes, data: st.DataObject) -> None:
+    """What came before the cut is given, and then the cut is an error: never a short answer that looks whole."""
+
+    async def read(kept: int) -> bytes:
+        connection = Connection()
+        connection.connection_made(Mock(is_closing=lambda: False))
+        connection.ask(b"GET / HTTP/1.1\r\n\r\n", b"")
+        connection.data_received(answer[:kept])
+        connection.connection_lost(None)
+        body = b""
+        with pytest.raises(ConnectionCut):
+            await connection.wait_head()
+            while piece := await connection.read():
+                body += piece
+        return body
+
+    assert _BODY.startswith(asyncio.run(read(data.draw(st.integers(0, len(answer) - 1)))))
 
 
 def test_what_arrived_together_comes_together() -> None:
