@@ -9,7 +9,7 @@ import msgspec
 from oprel.drivers.llama_cpp.estimate import CACHE_TYPES, Estimate
 from oprel.drivers.llama_cpp.launch import Launch, build_argv
 from oprel.drivers.llama_cpp.probe import DRIVER, LLAMA_SERVER
-from oprel.drivers.llama_cpp.shape import MAX_CONTEXT_TOKENS, Shape, Wish, best_shape
+from oprel.drivers.llama_cpp.shape import DEFAULT_SLOTS, MAX_CONTEXT_TOKENS, Shape, Wish, best_shape
 from oprel.errors import InsufficientMemoryError, UnsupportedError
 from oprel.schema import Device, EngineProbe, Hardware, LoadOptions, Model, Plan, Pooling
 
@@ -44,13 +44,10 @@ def make_plan(model: Model, options: LoadOptions, hardware: Hardware, probe: Eng
     InsufficientMemoryError where even the smallest plan doesn't fit."""
     _check(options)
     planner = _Planner(model, options, hardware, probe)
-    on_cpu = planner.cpu_plan()
-    if not planner.wants_gpu:
-        return on_cpu or planner.refuse()
-    on_gpu = planner.gpu_plan()
+    on_gpu = planner.gpu_plan() if planner.wants_gpu else None
     if on_gpu is None:
-        return on_cpu or planner.refuse()
-    return msgspec.structs.replace(on_gpu, fallbacks=planner.ladder(on_gpu, on_cpu))
+        return planner.cpu_plan() or planner.refuse()
+    return msgspec.structs.replace(on_gpu, fallbacks=planner.ladder(on_gpu))
 
 
 def _check(options: LoadOptions) -> None:
@@ -89,15 +86,14 @@ class _Planner:
         )
         self.gpu_budget = sum(max(0, device.free_bytes - _GPU_MARGIN_BYTES) for device in self.devices)
         self.ram_budget = _ram_budget(hardware)
-        self.wish, self.wish_reasons = _wish(model, options)
+        self.wish, self.context_reason = _wish(model, options)
 
     @property
     def wants_gpu(self) -> bool:
         return bool(self.devices) and self.options.gpu_layers != 0
 
-    def cpu_plan(self) -> Plan | None:
-        shape = best_shape(self.wish, lambda shape: self._fits(0, shape))
-        return self._plan(0, 0, shape) if shape is not None else None
+    def cpu_plan(self, wish: Wish | None = None) -> Plan | None:
+        return self._fixed_plan(0, wish or self.wish)
 
     def gpu_plan(self) -> Plan | None:
         """All layers, or as many as fit; None: no layer fits."""
@@ -113,17 +109,15 @@ class _Planner:
             return self._plan(everything, "fit", shape)
         return self._partial_plan(good)
 
-    def ladder(self, first: Plan, on_cpu: Plan | None) -> tuple[Plan, ...]:
-        """What to try when the GPU fails: half of the layers, then none."""
-        rungs = []
+    def ladder(self, first: Plan) -> tuple[Plan, ...]:
+        """What to try when the GPU fails: half of the layers, then none. The context never grows on the way, or the
+        cache would take the room that the layers left."""
+        wish = Wish(first.context_tokens, first.slots, is_context_fixed=self.wish.is_context_fixed)
         half = self._layers_of(first) // 2
-        if half > 0:
-            shape = best_shape(self.wish, lambda shape: self._fits(half, shape))
-            if shape is not None:
-                rungs.append(self._plan(half, half, shape))
-        if on_cpu is not None:
-            rungs.append(on_cpu)
-        return tuple(_with_reason(rung, "gpu_fallback", self._why_fallback(first, rung)) for rung in rungs)
+        rungs = (self._fixed_plan(half, wish) if half > 0 else None, self.cpu_plan(wish))
+        return tuple(
+            _with_reason(rung, "gpu_fallback", self._why_fallback(first, rung)) for rung in rungs if rung is not None
+        )
 
     def refuse(self) -> NoReturn:
         least = self.wish.least
@@ -135,6 +129,11 @@ class _Planner:
             needed_bytes=needed,
             available_bytes=self.ram_budget,
         )
+
+    def _fixed_plan(self, gpu_layers: int, wish: Wish) -> Plan | None:
+        """Exactly that many layers on the GPU; None: not even the least context fits beside them."""
+        shape = best_shape(wish, lambda shape: self._fits(gpu_layers, shape))
+        return self._plan(gpu_layers, gpu_layers, shape) if shape is not None else None
 
     def _partial_plan(self, good: int) -> Plan | None:
         """The most layers that leave one request a good context, then as many slots as still fit."""
@@ -184,8 +183,8 @@ class _Planner:
         reasons = (
             ("engine", _engine_reason(self.probe)),
             *self._device_reasons(estimated_layers, gpu_layers),
-            *self.wish_reasons,
-            *self._shape_reasons(shape),
+            *self._context_reasons(shape),
+            self._slots_reason(shape),
             threads_reason,
             *pooling_reason,
             *self._template_reasons(),
@@ -264,18 +263,22 @@ class _Planner:
         how = ", in the end as many as the engine finds room for" if gpu_layers == "fit" else ""
         return (("device", f"{extent} on {names}{how}"),)
 
-    def _shape_reasons(self, shape: Shape) -> tuple[tuple[str, str], ...]:
-        reasons = []
+    def _context_reasons(self, shape: Shape) -> tuple[tuple[str, str], ...]:
+        tokens, most = shape.context_tokens, self.wish.most_tokens
+        why = self.context_reason if tokens == most else f"memory has no room for {most}"
+        reason = ("context", f"{tokens} tokens for each slot: {why}")
+        asked, trained = self.options.context_tokens, self.model.context_tokens
+        if asked is None or trained is None or asked <= trained:
+            return (reason,)
+        text = f"the context is {tokens} tokens, not the {asked} asked for: the model was trained for no more"
+        return (reason, ("context_reduced", text))
+
+    def _slots_reason(self, shape: Shape) -> tuple[str, str]:
         if self.options.slots is not None:
-            reasons.append(("slots", f"{shape.slots}: asked for"))
-        elif shape.slots < 4:
-            reasons.append(("slots", f"{shape.slots}: more would leave each less context than memory allows for"))
-        else:
-            reasons.append(("slots", f"{shape.slots}: the default, and memory allows it"))
-        if shape.context_tokens < self.wish.most_tokens:
-            text = f"{shape.context_tokens} tokens for each slot: memory has no room for {self.wish.most_tokens}"
-            reasons.append(("context", text))
-        return tuple(reasons)
+            return ("slots", f"{shape.slots}: asked for")
+        if shape.slots == DEFAULT_SLOTS:
+            return ("slots", f"{shape.slots}: the default, and memory allows it")
+        return ("slots", f"{shape.slots}: with more of them each would have too little context")
 
     def _template_reasons(self) -> tuple[tuple[str, str], ...]:
         if self.model.is_embedding or self._can_chat():
@@ -301,24 +304,20 @@ def _ram_budget(hardware: Hardware) -> int:
     return max(0, hardware.ram_available_bytes - reserve)
 
 
-def _wish(model: Model, options: LoadOptions) -> tuple[Wish, tuple[tuple[str, str], ...]]:
+def _wish(model: Model, options: LoadOptions) -> tuple[Wish, str]:
+    """What to aim at, and why."""
     trained = model.context_tokens
     asked = options.context_tokens
     if asked is not None:
-        tokens = asked if trained is None else min(asked, trained)
-        reason = ("context", f"{tokens} tokens for each slot: asked for")
-        if tokens < asked:
-            reason = (
-                "context_reduced",
-                f"the context is {tokens} tokens instead of the {asked} asked for: the model was trained for no more",
-            )
-        return Wish(tokens, options.slots, is_context_fixed=True), (reason,)
-    limit = _MAX_EMBEDDING_TOKENS if model.is_embedding else MAX_CONTEXT_TOKENS
-    tokens = min(trained or _UNKNOWN_CONTEXT_TOKENS, limit)
-    why = "what the model was trained for" if tokens == trained else "no more is planned without being asked"
+        fixed = asked if trained is None else min(asked, trained)
+        why = "asked for" if fixed == asked else "what the model was trained for"
+        return Wish(fixed, options.slots, is_context_fixed=True), why
     if trained is None:
-        why = "the model doesn't say what it was trained for"
-    return Wish(tokens, options.slots), (("context", f"up to {tokens} tokens for each slot: {why}"),)
+        return Wish(_UNKNOWN_CONTEXT_TOKENS, options.slots), "the model doesn't say what it was trained for"
+    limit = _MAX_EMBEDDING_TOKENS if model.is_embedding else MAX_CONTEXT_TOKENS
+    if trained <= limit:
+        return Wish(trained, options.slots), "what the model was trained for"
+    return Wish(limit, options.slots), f"no more is planned without being asked ({trained} would be possible)"
 
 
 def _threads(options: LoadOptions, hardware: Hardware) -> tuple[int, tuple[str, str]]:

@@ -5,12 +5,13 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass
 
-__all__ = ["GOOD_CONTEXT_TOKENS", "MAX_CONTEXT_TOKENS", "Shape", "Wish", "best_shape"]
+__all__ = ["DEFAULT_SLOTS", "GOOD_CONTEXT_TOKENS", "MAX_CONTEXT_TOKENS", "Shape", "Wish", "best_shape"]
 
 MAX_CONTEXT_TOKENS = 32_768
 GOOD_CONTEXT_TOKENS = 8_192
 _LEAST_CONTEXT_TOKENS = 512
-_SLOTS = (4, 2, 1)
+DEFAULT_SLOTS = 4
+_SLOTS = (DEFAULT_SLOTS, 2, 1)
 # llama.cpp rounds a slot's context up to this.
 _STEP = 256
 

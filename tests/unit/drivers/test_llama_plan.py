@@ -45,15 +45,21 @@ def subjects(found: Plan) -> set[str]:
 class TestContextAndSlots:
     @pytest.mark.parametrize(
         ("ram_gib", "slots", "context"),
-        [(32, 4, 32_768), (16, 4, 18_944), (10, 4, 8192), (9.9, 4, 8192), (8, 2, 9728), (6.8, 1, 8192), (5.8, 1, 1024)],
+        [
+            (32, 4, 32_768),
+            (16, 4, 21_248),
+            (10, 4, 8960),
+            (8, 2, 10_240),
+            (7, 1, 13_056),
+            (6.4, 1, 8192),
+            (5.8, 1, 3584),
+        ],
     )
     def test_slots_are_given_up_before_a_good_context(self, ram_gib: float, slots: int, context: int) -> None:
         found = plan(hardware=make_hardware(ram_gib=ram_gib))
-        assert found.slots <= slots
-        assert found.bytes_total <= ram_gib * GIB
-        good = found.context_tokens >= 8192
-        assert good or found.slots == 1
-        assert abs(found.context_tokens - context) <= 4096
+        assert (found.slots, found.context_tokens) == (slots, context)
+        assert found.bytes_total <= (ram_gib - 0.25) * GIB
+        assert dict(found.reasons)["context"].startswith(f"{context} tokens for each slot")
 
     def test_each_slot_has_its_context_for_itself(self) -> None:
         found = plan(make_model(context_tokens=8192))
@@ -260,6 +266,15 @@ class TestGpu:
         assert cpu.bytes_on_gpu == 0
         assert "16 of 33 layers" in dict(half.reasons)["gpu_fallback"]
         assert "on the CPU" in dict(cpu.reasons)["gpu_fallback"]
+
+    @pytest.mark.parametrize("free_gib", [24, 12, 8.5, 6, 3])
+    def test_every_rung_takes_less_of_the_gpu(self, free_gib: float) -> None:
+        found = plan(probe=make_probe(cuda(free_gib)))
+        sizes = [rung.bytes_on_gpu for rung in (found, *found.fallbacks)]
+        assert sizes[1] < 0.75 * sizes[0]
+        assert sizes[-1] == 0
+        assert {rung.slots for rung in found.fallbacks} == {found.slots}
+        assert all(rung.context_tokens <= found.context_tokens for rung in found.fallbacks)
 
     def test_slots_are_given_up_for_the_gpu(self) -> None:
         found = plan(probe=make_probe(cuda(8.5)))
