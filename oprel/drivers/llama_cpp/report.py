@@ -44,7 +44,7 @@ _FAILURES: tuple[tuple[Cause, re.Pattern[str], str], ...] = (
 )  # fmt: skip
 _SAYS_NOTHING = re.compile(r"exiting due to|^Traceback|cleaning up before exit|please check the input params")
 # "0.00.359.106 E srv  load_model: …": time, level, part of the program.
-_LOG_PREFIX = re.compile(r"^[\d.]+ [A-Z] (\w+\s+)?")
+_LOG_PREFIX = re.compile(r"^[\d.]+ [A-Z] (?:(?:srv|cmn|slot|spec)\s+)?")
 
 
 class LoadReport:
