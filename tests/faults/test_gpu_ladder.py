@@ -59,7 +59,7 @@ def test_fewer_layers_come_before_the_cpu(tmp_path: Path) -> None:
     assert "not enough free memory" in errors[0].message
     assert "cudaMalloc failed: out of memory" in " ".join(errors[0].log_tail)
     assert (realized.device, realized.gpu_layers) == ("gpu+cpu", 15)
-    assert "15 of 31 layers" in dict(realized.reasons)["gpu_fallback"]
+    assert "15 of 31 layers" in dict(realized.reasons)["fallback"]
 
 
 @pytest.mark.parametrize(
@@ -71,7 +71,7 @@ def test_the_cpu_comes_last(tmp_path: Path, failure: str, said: str) -> None:
     assert [error.cause for error in errors] == ["gpu", "gpu"]
     assert all(said in error.message for error in errors)
     assert (realized.device, realized.gpu_layers, realized.bytes_on_gpu) == ("cpu", 0, 0)
-    assert "on the CPU" in dict(realized.reasons)["gpu_fallback"]
+    assert "on the CPU" in dict(realized.reasons)["fallback"]
     assert fake.runs(tmp_path / "bin")[-1].environment["CUDA_VISIBLE_DEVICES"] == ""
 
 

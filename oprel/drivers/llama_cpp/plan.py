@@ -116,7 +116,7 @@ class _Planner:
         half = self._layers_of(first) // 2
         rungs = (self._fixed_plan(half, wish) if half > 0 else None, self.cpu_plan(wish))
         return tuple(
-            _with_reason(rung, "gpu_fallback", self._why_fallback(first, rung)) for rung in rungs if rung is not None
+            _with_reason(rung, "fallback", self._why_fallback(first, rung)) for rung in rungs if rung is not None
         )
 
     def refuse(self) -> NoReturn:
@@ -287,8 +287,8 @@ class _Planner:
 
     def _why_fallback(self, first: Plan, rung: Plan) -> str:
         tried = "all layers" if first.device == "gpu" else f"{self._layers_of(first)} layers"
-        now = "on the CPU" if rung.device == "cpu" else f"with {rung.gpu_layers} of {self.estimate.layers} layers"
-        return f"the GPU failed with {tried}, so the model runs {now}"
+        now = "on the CPU alone" if rung.device == "cpu" else f"with {rung.gpu_layers} of {self.estimate.layers} layers"
+        return f"{now}, should the GPU fail with {tried}"
 
 
 def _chosen_devices(devices: tuple[Device, ...], main_gpu: int | None) -> tuple[Device, ...]:

@@ -264,8 +264,8 @@ class TestGpu:
         assert option(cpu, "--device") == "none"
         assert ("CUDA_VISIBLE_DEVICES", "") in cpu.environment
         assert cpu.bytes_on_gpu == 0
-        assert "16 of 33 layers" in dict(half.reasons)["gpu_fallback"]
-        assert "on the CPU" in dict(cpu.reasons)["gpu_fallback"]
+        assert "16 of 33 layers" in dict(half.reasons)["fallback"]
+        assert "on the CPU" in dict(cpu.reasons)["fallback"]
 
     @pytest.mark.parametrize("free_gib", [24, 12, 8.5, 6, 3])
     def test_every_rung_takes_less_of_the_gpu(self, free_gib: float) -> None:
@@ -308,7 +308,7 @@ class TestGpu:
         found = plan(options=LoadOptions(gpu_layers=0), probe=make_probe(cuda(24)))
         assert (found.device, found.fallbacks) == ("cpu", ())
         assert "asked for" in dict(found.reasons)["device"]
-        assert not {"gpu_unused", "gpu_fallback"} & subjects(found)
+        assert not {"gpu_unused", "gpu_fallback", "fallback"} & subjects(found)
 
     def test_two_gpus_share(self) -> None:
         found = plan(probe=make_probe(cuda(6), cuda(3, index=1)))
