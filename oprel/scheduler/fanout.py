@@ -168,10 +168,9 @@ class Choices:
                 self._finishes[number] = event
             elif isinstance(event, Text | events.Thinking | ToolCallDelta):
                 yield msgspec.structs.replace(event, index=number) if number else event
-            elif isinstance(event, events.Warning):
-                if event not in self._told:  # each choice has the same to say
-                    self._told.add(event)
-                    yield event
+            elif isinstance(event, events.Warning) and event not in self._told:  # each choice has the same to say
+                self._told.add(event)
+                yield event
             # progress of one choice among several says nothing
 
     def _finish(self) -> Finish:

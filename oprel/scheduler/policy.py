@@ -173,7 +173,7 @@ def _left(draft: Draft, left: Left) -> None:
 
 
 def _grant_all(draft: Draft) -> None:
-    for family in tuple(draft.lines):
+    for family in tuple(draft.residents):
         _grant(draft, family)
 
 
