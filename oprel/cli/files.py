@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from contextlib import aclosing
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -19,6 +20,19 @@ def is_file_name(text: str) -> bool:
 
 
 def import_file(text: str, settings: Settings, terminal: Terminal) -> str:
-    """The name of the model that the file is now."""
+    """The name of the model that the file is now. No server is needed: two programs may share a store."""
+    import asyncio
 
-    raise NotImplementedError
+    from oprel.server.compose import make_puller
+    from oprel.sources import name_of_file
+
+    path = Path(text).expanduser()
+
+    async def follow() -> None:
+        with terminal.bar() as bar:
+            async with aclosing(make_puller(settings).import_file(path)) as parts:
+                async for part in parts:
+                    bar.show(part.status, part.completed, part.total)
+
+    asyncio.run(follow())
+    return str(name_of_file(path))

@@ -58,7 +58,7 @@ def _parser() -> argparse.ArgumentParser:
     commands = parser.add_subparsers(title="commands", metavar="COMMAND")
     for group in (serving, asking, models, machine):
         group.add_commands(commands)
-    for command in commands.choices.values():
+    for command in set(commands.choices.values()):  # an alias is the same command
         # After the command as well; not given there, what stood before it counts.
         _add_loudness(command, quiet=argparse.SUPPRESS, verbose=argparse.SUPPRESS)
     return parser

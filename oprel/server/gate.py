@@ -33,7 +33,7 @@ _READ = frozenset(
 _OPEN_PATHS = frozenset({"/health", "/ready"})
 _UPLOADS = "/api/blobs/"  # streamed to disk, bounded there
 _GIVEN_ID = re.compile(rb"[A-Za-z0-9._:-]{1,128}")
-_FORBIDDEN = Refusal(403)
+_FORBIDDEN = Refusal(403, headers=((b"content-length", b"0"),))
 _STOPPING = "the server is stopping: try again when it is back"
 
 

@@ -235,14 +235,13 @@ class ScriptedPuller:
 class ScriptedServer:
     """The app on a real socket. `driver.engines` and their `calls` tell what engines were asked."""
 
-    def __init__(self, services: Services, driver: ScriptedDriver) -> None:
+    def __init__(self, services: Services, driver: ScriptedDriver, listener: socket.socket) -> None:
         self.services = services
         self.driver = driver
         self.said: list[str] = []
-        self._listener = socket.create_server((services.settings.host, services.settings.port))
-        self._listener.setblocking(False)
-        self.port: int = self._listener.getsockname()[1]
+        self.port = services.settings.port
         self.url = f"http://127.0.0.1:{self.port}"
+        self._listener = listener
         self._open = threading.Event()
         self._serving: Serving | None = None
         self._loop: asyncio.AbstractEventLoop | None = None
@@ -312,7 +311,9 @@ def scripted_server(
     if models is None:
         embedder = scripted_model("embedder:latest", capabilities=frozenset({"embedding"}))
         models = (scripted_model(), embedder)
-    settings = settings or Settings(port=0)
+    listener = socket.create_server(("127.0.0.1", 0))
+    listener.setblocking(False)
+    settings = (settings or Settings()).model_copy(update={"port": listener.getsockname()[1]})
     catalog = catalog or ScriptedCatalog(*models)
     driver = ScriptedDriver(script, scripts=scripts)
     scheduler = Scheduler(
@@ -327,7 +328,7 @@ def scripted_server(
         puller=puller or ScriptedPuller(),
         version="0.0.0+scripted",
     )
-    server = ScriptedServer(services, driver)
+    server = ScriptedServer(services, driver, listener)
     server.start()
     try:
         yield server
