@@ -192,7 +192,7 @@ def _token_id(text: str) -> int:
 def _bias(token: str, value: float) -> float:
     if not -_MAX_BIAS <= value <= _MAX_BIAS:
         raise InvalidRequestError(
-            f"'logit_bias' of token {token} is {value}; it must be between -{_MAX_BIAS} and {_MAX_BIAS}",
+            f"'logit_bias.{token}' is {value}; it must be between -{_MAX_BIAS} and {_MAX_BIAS}",
             param=f"logit_bias.{token}",
         )
     return value
