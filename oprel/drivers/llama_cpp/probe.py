@@ -135,7 +135,8 @@ def _flags(executable: Path) -> frozenset[str]:
     missing = sorted(REQUIRED_FLAGS - flags)
     if missing:
         raise _ProbeError(f"is too old: it has no {', '.join(missing)}")
-    if ".sock" not in text:
+    # The option's text tells since sockets came; a list of bare names tells by an option that came after them.
+    if ".sock" not in text and "--kv-unified" not in flags:
         raise _ProbeError("is too old: it can't listen on a unix socket")
     return flags
 
