@@ -38,6 +38,9 @@ ROWS: Mapping[str, Row] = {
     "no_such_model_pull_first": Row(404, 'model "{name}" not found, try pulling it first'),
     "invalid_model_name": Row(400, "invalid model name"),
     "invalid_name": Row(400, "name {name} is invalid"),
+    "not_our_store": Row(
+        400, "model '{name}' is in a store of Ollama's, which is only read here: remove it with ollama rm"
+    ),
     "local_and_cloud": Row(400, "use either :local or :cloud, not both: {name}"),
     "cloud_model": Row(403, "ollama cloud is disabled: remote model is unavailable"),
     "cloud_model_details": Row(403, "ollama cloud is disabled: remote model details are unavailable"),

@@ -76,7 +76,10 @@ class DebugInfo(Struct, frozen=True, omit_defaults=True):
 
 
 class Final(Struct, frozen=True, kw_only=True):
-    """What a whole answer, or the last line of a stream, says; each endpoint orders it its own way."""
+    """What a whole answer, or the last line of a stream, says; each endpoint orders it its own way.
+
+    Empty sequences are left out, which is why they become tuples: the one empty tuple is the default itself.
+    """
 
     model: str
     text: str = ""
@@ -100,10 +103,10 @@ class Final(Struct, frozen=True, kw_only=True):
             thinking=self.thinking,
             done=self.done,
             done_reason=self.done_reason,
-            context=self.context,
-            tool_calls=self.tool_calls,
+            context=tuple(self.context),
+            tool_calls=tuple(self.tool_calls),
             debug_info=self.debug,
-            logprobs=self.logprobs,
+            logprobs=tuple(self.logprobs),
             **msgspec.structs.asdict(self.metrics),
         )
 
@@ -111,11 +114,11 @@ class Final(Struct, frozen=True, kw_only=True):
         return ChatOut(
             model=self.model,
             created_at=created_at(),
-            message=MessageOut("assistant", self.text, self.thinking, self.tool_calls),
+            message=MessageOut("assistant", self.text, self.thinking, tuple(self.tool_calls)),
             done=self.done,
             done_reason=self.done_reason,
             debug_info=self.debug,
-            logprobs=self.logprobs,
+            logprobs=tuple(self.logprobs),
             **msgspec.structs.asdict(self.metrics),
         )
 
@@ -301,7 +304,7 @@ def logprobs_out(given: Iterable[TokenLogprob]) -> list[LogprobOut]:
             token.token,
             min(0.0, token.logprob),
             token.bytes,
-            [LogprobOut(top.token, min(0.0, top.logprob), top.bytes) for top in token.top],
+            tuple(LogprobOut(top.token, min(0.0, top.logprob), top.bytes) for top in token.top),
         )
         for token in given
     ]

@@ -19,6 +19,7 @@ from oprel.dialects.clients import client_key
 from oprel.dialects.exchange import Answer, Exchange, Head
 from oprel.dialects.ollama import listing
 from oprel.dialects.ollama.chat import chat
+from oprel.dialects.ollama.delete import delete
 from oprel.dialects.ollama.embed import embed, embeddings
 from oprel.dialects.ollama.errors import Endpoint, OllamaErrors
 from oprel.dialects.ollama.generate import generate
@@ -91,6 +92,7 @@ ROUTES: Sequence[Route] = (
     Route(
         "/api/embeddings", ("POST",), lambda a: embeddings(a.services, a.body, a.errors, client=a.client), "embeddings"
     ),
+    Route("/api/delete", ("DELETE",), lambda a: delete(a.services, a.body), "delete"),
     Route("/api/pull", ("POST",), lambda a: pull(a.services, a.body, a.errors), "pull"),
 )
 
@@ -103,10 +105,12 @@ def router(services: Services) -> Router:
 
 
 def _handler(services: Services, each: Route) -> HTTPRouteHandler:
-    @route(each.path, http_method=[HttpMethod(method) for method in each.methods], name=f"ollama {each.path}")
+    methods = [HttpMethod(method) for method in each.methods]
+
+    @route(each.path, http_method=methods, name=f"ollama {each.path}", status_code=200)
     async def handle(request: Request[Any, Any, Any]) -> ASGIApp:
         # A body is read whatever its type says: `curl -d` calls JSON a form.
-        body = await request.body() if "POST" in each.methods else b""
+        body = await request.body() if each.methods in (("POST",), ("DELETE",)) else b""
         errors = OllamaErrors(each.endpoint)
         asked = Asked(services, errors, body, client_key(request.scope))
         return Exchange(lambda: each.answer(asked), errors, send_timeout_s=services.settings.send_timeout)
