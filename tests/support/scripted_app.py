@@ -9,11 +9,11 @@ from types import SimpleNamespace
 from typing import Any
 
 from litestar import Litestar, Router
+
 from oprel.config import Settings
 from oprel.scheduler import Scheduler
 from oprel.schema import Model
 from oprel.testing import Script, ScriptedCatalog, ScriptedDriver, ScriptedEngine, ScriptedRegistry, scripted_model
-
 from support.asgi import Reply, call
 
 __all__ = ["CHAT", "EMBED", "ScriptedApp", "scripted_app"]
@@ -27,6 +27,7 @@ class ScriptedApp:
     app: Litestar
     driver: ScriptedDriver
     scheduler: Scheduler
+    catalog: ScriptedCatalog
 
     @property
     def engine(self) -> ScriptedEngine:
@@ -59,5 +60,5 @@ async def scripted_app(
     async with Scheduler(catalog=catalog, registry=ScriptedRegistry(driver), settings=settings) as scheduler:
         services = SimpleNamespace(settings=settings, catalog=catalog, scheduler=scheduler, puller=None, version="1")
         app = Litestar(route_handlers=[router(services)], openapi_config=None, logging_config=None)
-        yield ScriptedApp(app, driver, scheduler)
+        yield ScriptedApp(app, driver, scheduler, catalog)
     assert all(engine.running == 0 for engine in driver.engines), "a request is still running"

@@ -46,8 +46,9 @@ def router(services: Services) -> Router:
         return exchange(partial(list_models, services), ERRORS)
 
     @get("/models/{model_id:path}")
-    async def get_model(model_id: str) -> ASGIApp:
-        return exchange(partial(retrieve_model, services, model_id.removeprefix("/")), ERRORS)
+    async def get_model(request: Request[Any, Any, Any]) -> ASGIApp:
+        name = str(request.path_params["model_id"]).removeprefix("/")
+        return exchange(partial(retrieve_model, services, name), ERRORS)
 
     return Router(
         path="/v1",
