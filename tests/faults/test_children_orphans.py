@@ -14,7 +14,7 @@ import pytest
 from oprel.drivers.children.processes import start_mark
 
 PARENT = """
-import asyncio, sys
+import asyncio, importlib, sys
 from oprel.drivers.children import Child, RunDirectory, built_environment
 
 async def main():
@@ -31,14 +31,15 @@ async def main():
     print(child.pid, child.logs.tail()[0], flush=True)
     await asyncio.sleep(600)
 
-asyncio.run(main())
+importlib.import_module(sys.argv[3]).run(main())
 """
 MODES = ["signal", "watch"] if sys.platform == "linux" else ["watch"]
 
 
+@pytest.mark.parametrize("loop", ["asyncio", "uvloop"])
 @pytest.mark.parametrize("mode", MODES)
-def test_killed_parent_leaves_no_orphan_within_a_second(tmp_path: Path, mode: str) -> None:
-    command = (sys.executable, "-c", PARENT, str(tmp_path / "run"), mode)
+def test_killed_parent_leaves_no_orphan_within_a_second(tmp_path: Path, mode: str, loop: str) -> None:
+    command = (sys.executable, "-c", PARENT, str(tmp_path / "run"), mode, loop)
     with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as parent:
         try:
             assert parent.stdout is not None

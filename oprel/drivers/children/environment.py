@@ -8,16 +8,13 @@ from collections.abc import Iterable, Mapping
 __all__ = ["built_environment"]
 
 _NAMES = frozenset(
-    {"HOME", "LANG", "LANGUAGE", "LOGNAME", "PATH", "TMPDIR", "TZ", "USER", "XDG_CACHE_HOME"}
-    # Where libraries and GPU drivers are found.
-    | {
-        "DYLD_FALLBACK_LIBRARY_PATH",
-        "DYLD_LIBRARY_PATH",
-        "LD_LIBRARY_PATH",
-        "OCL_ICD_VENDORS",
+    {
+        "HOME", "LANG", "LANGUAGE", "LOGNAME", "PATH", "TMPDIR", "TZ", "USER", "XDG_CACHE_HOME",
+        # Where libraries and GPU drivers are found.
+        "DYLD_FALLBACK_LIBRARY_PATH", "DYLD_LIBRARY_PATH", "LD_LIBRARY_PATH", "OCL_ICD_VENDORS",
         "ONEAPI_DEVICE_SELECTOR",
     }
-)
+)  # fmt: skip
 _PREFIXES = (
     "LC_",
     "CUDA_", "NVIDIA_", "HIP_", "ROCR_", "ROCM_", "HSA_", "GGML_", "VK_", "ZE_", "SYCL_",

@@ -15,11 +15,13 @@ import msgspec
 from oprel.drivers.children.processes import start_mark
 from oprel.errors import ConfigError
 
-__all__ = ["Place", "Record", "RunDirectory", "choose_run_dir"]
+__all__ = ["STEM_LENGTH", "Place", "Record", "RunDirectory", "choose_run_dir"]
+
+STEM_LENGTH = 8
 
 # sockaddr_un holds 108 bytes on Linux and 104 on macOS, the final zero included.
 _MAX_SOCKET_PATH_BYTES = 107 if sys.platform == "linux" else 103
-_NAME_BYTES = len("/12345678.sock")
+_NAME_BYTES = len("/") + STEM_LENGTH + len(".sock")
 
 
 class Record(msgspec.Struct, frozen=True):
@@ -103,7 +105,7 @@ class RunDirectory:
                 f"The run directory {str(self.path)!r} is too long for a socket in it "
                 f"({_MAX_SOCKET_PATH_BYTES - _NAME_BYTES} bytes at most): set a shorter state directory."
             )
-        return Place(self.path.absolute(), secrets.token_hex(4))
+        return Place(self.path.absolute(), secrets.token_hex(STEM_LENGTH // 2))
 
 
 def choose_run_dir(preferred: Path) -> Path:

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import msgspec
 
-from oprel.drivers.children.places import Place, Record
+from oprel.drivers.children.places import STEM_LENGTH, Place, Record
 from oprel.drivers.children.processes import is_same_process
 
 __all__ = ["sweep"]
@@ -20,8 +20,9 @@ def sweep(run_dir: str | Path) -> tuple[str, ...]:
     processes that are alive are left alone. Answers one sentence for each engine that was still running."""
     folder = Path(run_dir)
     told = [said for path in sorted(folder.glob("*.json")) if (said := _sweep_one(path))]
-    for stray in (*folder.glob("*.sock"), *folder.glob("*.part")):
-        if not (folder / f"{stray.name.partition('.')[0]}.json").exists():
+    # A place writes its record before anything else, so what has none belongs to nobody.
+    for stray in folder.glob(f"{'[0-9a-f]' * STEM_LENGTH}.*"):
+        if not (folder / f"{stray.name[:STEM_LENGTH]}.json").exists():
             stray.unlink(missing_ok=True)
     return tuple(told)
 

@@ -20,7 +20,8 @@ _MAX_TEMPLATE_BYTES = 64 * 1024
 
 @dataclass(frozen=True, slots=True)
 class Launch:
-    """What was decided. `gpu_layers` "fit" leaves the number to the engine; `has_devices`: the engine lists GPUs."""
+    """What was decided. `gpu_layers` "fit" leaves the number to the engine; `devices` are the GPUs that it may use,
+    by its own names, and `is_every_device` says that it lists no others."""
 
     shape: Shape
     gpu_layers: int | str
@@ -29,7 +30,8 @@ class Launch:
     micro_batch_tokens: int
     cache_ram_mib: int
     pooling: str | None
-    has_devices: bool
+    devices: tuple[str, ...]
+    is_every_device: bool
 
 
 def build_argv(probe: EngineProbe, model: Model, options: LoadOptions, launch: Launch) -> tuple[str, ...]:
@@ -88,7 +90,7 @@ class _Line:
 def _add_device(line: _Line, options: LoadOptions, launch: Launch) -> None:
     layers = ("--gpu-layers", "--n-gpu-layers")
     if launch.gpu_layers == 0:
-        if launch.has_devices:
+        if launch.devices:
             line.add(layers, 0)
             line.add("--device", "none")
         # Nothing is left to fit, and looking for it takes 0.3 s; a warm-up would only move the wait for pages.
@@ -101,6 +103,8 @@ def _add_device(line: _Line, options: LoadOptions, launch: Launch) -> None:
     else:
         line.add(layers, launch.gpu_layers)
         line.add("--fit", "off")
+    if not launch.is_every_device:
+        line.add("--device", ",".join(launch.devices))
     if options.main_gpu is not None:
         line.add("--split-mode", "none")
         line.add("--main-gpu", options.main_gpu)

@@ -42,7 +42,7 @@ _GPU_INSTALL_ANY = (
 def make_plan(model: Model, options: LoadOptions, hardware: Hardware, probe: EngineProbe) -> Plan:
     """The plan on `probe`'s engine. Raises UnsupportedError for options that can't be honoured and
     InsufficientMemoryError where even the smallest plan doesn't fit."""
-    _check(options)
+    _check(options, probe)
     planner = _Planner(model, options, hardware, probe)
     on_gpu = planner.gpu_plan() if planner.wants_gpu else None
     if on_gpu is None:
@@ -50,7 +50,7 @@ def make_plan(model: Model, options: LoadOptions, hardware: Hardware, probe: Eng
     return msgspec.structs.replace(on_gpu, fallbacks=planner.ladder(on_gpu))
 
 
-def _check(options: LoadOptions) -> None:
+def _check(options: LoadOptions, probe: EngineProbe) -> None:
     def refuse(name: str, why: str) -> UnsupportedError:
         return UnsupportedError(f"{name} {why}.", capability=name, driver=DRIVER, param=name)
 
@@ -64,6 +64,9 @@ def _check(options: LoadOptions) -> None:
         value = getattr(options, name)
         if value is not None and not low <= value <= high:
             raise refuse(name, f"must be from {low} to {high}, not {value}")
+    count = len(_own_devices(probe.devices))
+    if options.main_gpu is not None and 0 < count <= options.main_gpu:
+        raise refuse("main_gpu", f"must be below {count}, the number of GPUs that the engine lists")
     kind = options.kv_cache_type
     if kind is not None and kind not in CACHE_TYPES:
         raise refuse("kv_cache_type", f"must be one of {', '.join(CACHE_TYPES)}, not {kind!r}")
@@ -80,7 +83,9 @@ class _Planner:
         self.hardware = hardware
         self.probe = probe
         self.estimate = Estimate.of(model, options)
-        self.devices = _chosen_devices(probe.devices, options.main_gpu)
+        self.devices = _own_devices(probe.devices)
+        if options.main_gpu is not None:
+            self.devices = self.devices[options.main_gpu : options.main_gpu + 1]
         self.is_shared_memory = bool(self.devices) and (
             hardware.system == "Darwin" or all(device.integrated for device in self.devices)
         )
@@ -178,7 +183,8 @@ class _Planner:
             micro_batch_tokens=micro_batch,
             cache_ram_mib=self._cache_ram_mib(estimated_layers, shape),
             pooling=pooling,
-            has_devices=bool(self.probe.devices),
+            devices=tuple(device.id for device in _own_devices(self.probe.devices)),
+            is_every_device=not any(device.integrated for device in self.probe.devices),
         )
         reasons = (
             ("engine", _engine_reason(self.probe)),
@@ -235,7 +241,7 @@ class _Planner:
         """Without a layer on it a GPU would still give some hundred MiB to its driver's context."""
         if gpu_layers > 0 or not self.probe.devices:
             return ()
-        return (("CUDA_VISIBLE_DEVICES", ""), ("HIP_VISIBLE_DEVICES", ""))
+        return (("CUDA_VISIBLE_DEVICES", ""), ("HIP_VISIBLE_DEVICES", ""), ("GGML_DISABLE_VULKAN", "1"))
 
     def _device_word(self, gpu_layers: int) -> str:
         if gpu_layers <= 0:
@@ -291,12 +297,9 @@ class _Planner:
         return f"{now}, should the GPU fail with {tried}"
 
 
-def _chosen_devices(devices: tuple[Device, ...], main_gpu: int | None) -> tuple[Device, ...]:
-    """A GPU of its own memory before one that shares the machine's; only the main one where it is named."""
-    own = tuple(device for device in devices if not device.integrated) or devices
-    if main_gpu is None:
-        return own
-    return own[main_gpu : main_gpu + 1] or own
+def _own_devices(devices: tuple[Device, ...]) -> tuple[Device, ...]:
+    """GPUs with memory of their own; where there is none, those that share the machine's."""
+    return tuple(device for device in devices if not device.integrated) or devices
 
 
 def _ram_budget(hardware: Hardware) -> int:

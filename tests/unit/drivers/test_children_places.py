@@ -101,6 +101,7 @@ class TestSweep:
         (tmp_path / "bbbbbbbb.json").write_text("{half")
         (tmp_path / "bbbbbbbb.sock").touch()
         (tmp_path / "cccccccc.json.part").touch()
+        (tmp_path / "dddddddd.jinja").touch()
         assert sweep(tmp_path) == ()
         assert list(tmp_path.iterdir()) == []
 

@@ -183,7 +183,7 @@ class TestCommandLine:
             context_tokens=st.none() | st.integers(-5, 1 << 40),
             slots=st.none() | st.integers(-5, 300),
             gpu_layers=st.none() | st.integers(-5, 300),
-            main_gpu=st.none() | st.integers(-5, 300),
+            main_gpu=st.none() | st.integers(-5, 3),
             threads=st.none() | st.integers(-5, 300),
             batch_tokens=st.none() | st.integers(-5, 10_000),
             kv_cache_type=st.none() | st.text(max_size=5) | st.sampled_from(["f16", "q8_0"]),
@@ -319,6 +319,17 @@ class TestGpu:
         found = plan(options=LoadOptions(main_gpu=1), probe=make_probe(cuda(24), cuda(12, index=1)))
         assert (option(found, "--split-mode"), option(found, "--main-gpu")) == ("none", "1")
         assert {name for name, _ in found.bytes_by_device} == {"cpu", "CUDA1"}
+
+    def test_a_main_one_that_is_not_there_is_refused(self) -> None:
+        with pytest.raises(UnsupportedError, match="main_gpu must be below 1"):
+            plan(options=LoadOptions(main_gpu=1), probe=make_probe(cuda(24)))
+        assert plan(options=LoadOptions(main_gpu=1)).device == "cpu"
+
+    def test_a_gpu_of_its_own_goes_before_one_that_shares_memory(self) -> None:
+        shared = Device("Vulkan1", "iGPU", total_bytes=16 * GIB, free_bytes=16 * GIB, integrated=True)
+        found = plan(probe=make_probe(cuda(24), shared))
+        assert option(found, "--device") == "CUDA0"
+        assert {name for name, _ in found.bytes_by_device} == {"cpu", "CUDA0"}
 
     def test_shared_memory_counts_once(self) -> None:
         metal = Device("Metal", "Apple M9", total_bytes=12 * GIB, free_bytes=12 * GIB)
