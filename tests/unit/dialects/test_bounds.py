@@ -6,6 +6,7 @@ import json
 from typing import Any
 
 import pytest
+
 from oprel.dialects.bounds import SchemaBudget, checked_schema, checked_stops
 from oprel.errors import InvalidRequestError
 

@@ -8,9 +8,10 @@ from collections.abc import AsyncGenerator, Callable
 from typing import Any
 
 import pytest
+from support.asgi import Reply, call
+
 from oprel.dialects.exchange import Answer, Exchange, Head
 from oprel.errors import BusyError, OprelError
-from support.asgi import Reply, call
 
 
 class Errors:

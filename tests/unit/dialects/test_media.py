@@ -5,6 +5,7 @@ from __future__ import annotations
 import struct
 
 import pytest
+
 from oprel.dialects.media import checked_audio, checked_image, decoded_base64, image_size
 from oprel.errors import InvalidRequestError
 
