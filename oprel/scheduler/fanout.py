@@ -109,9 +109,12 @@ class Choices:
 
     async def events(self) -> AsyncGenerator[_Batch, None]:
         if len(self._requests) == 1:
+            batch: _Batch = ()
             async with aclosing(_answer(self.lease.engine, self._requests[0])) as single:
                 async for batch in single:
                     yield batch
+            if not (batch and isinstance(batch[-1], Finish)):
+                raise _unfinished(self.lease)
             return
         while len(self._finishes) < len(self._requests):
             batch = self._merged(await self._arrived.get())
@@ -143,7 +146,7 @@ class Choices:
                         await self._arrived.put((number, batch))
                         if isinstance(batch[-1], Finish):
                             return
-            raise EngineFailedError("the engine ended its answer without saying so", driver=lease.plan.driver)
+            raise _unfinished(lease)
         except Exception as error:
             if not leased.done():
                 leased.set_exception(error)
@@ -197,6 +200,10 @@ class Choices:
 
 def _answer(engine: Engine, request: GenerateRequest) -> EventStream:
     return engine.chat(request) if isinstance(request, ChatRequest) else engine.complete(request)
+
+
+def _unfinished(lease: Lease) -> EngineFailedError:
+    return EngineFailedError("the engine ended its answer without saying so", driver=lease.plan.driver)
 
 
 def _as_it_is(request: GenerateRequest, lease: Lease) -> GenerateRequest:
