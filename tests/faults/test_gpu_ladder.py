@@ -17,9 +17,11 @@ from oprel.schema import LoadOptions, Plan
 MODEL = make_model(name="small", weights_bytes=90 * MIB, context_tokens=2048, embedding_length=576, layers=30)
 
 
-def climb_down(folder: Path, options: LoadOptions | None = None, **script: Any) -> tuple[Plan, list[EngineStartError]]:
+def climb_down(
+    folder: Path, options: LoadOptions | None = None, *, devices: tuple[str, ...] = (fake.GPU,), **script: Any
+) -> tuple[Plan, list[EngineStartError]]:
     """What the scheduler does: the plan, then its fallbacks in order. The realized plan and the errors before it."""
-    driver = driver_for(folder / "run", executable=fake.install(folder / "bin", devices=(fake.GPU,), **script))
+    driver = driver_for(folder / "run", executable=fake.install(folder / "bin", devices=devices, **script))
     plan = driver.plan(MODEL, options or LoadOptions(), make_hardware(*driver.probe()))
     errors: list[EngineStartError] = []
 
@@ -94,3 +96,15 @@ def test_a_cpu_that_was_asked_for_is_no_fallback(tmp_path: Path) -> None:
     assert not errors
     assert realized.device == "cpu"
     assert "gpu_fallback" not in dict(realized.reasons)
+
+
+def test_memory_that_runs_out_costs_half_of_the_context(tmp_path: Path) -> None:
+    realized, errors = climb_down(tmp_path, devices=(), tokens_max=5000)
+    assert [error.cause for error in errors] == ["memory"]
+    assert (realized.slots, realized.context_tokens) == (4, 1024)
+
+
+def test_a_context_that_was_asked_for_is_not_halved(tmp_path: Path) -> None:
+    with pytest.raises(AssertionError, match="no rung held"):
+        climb_down(tmp_path, LoadOptions(context_tokens=2048), devices=(), tokens_max=5000)
+    assert len(fake.runs(tmp_path / "bin")) == 1

@@ -38,9 +38,10 @@ _SWITCHES = (
 class Script:
     """What the stand-in does. Times in seconds, sizes in bytes.
 
-    `gpu_layers_max`: more layers than this on the GPU end in `gpu_failure` ("oom", "busy", "no_kernel", or "lost",
-    which goes on without the GPU as the real one does). `dies_with` ends the start with that code after `last_words`.
-    `dies_after_tokens`, `stalls_after_tokens`: in the middle of an answer.
+    `tokens_max`: a larger context (of all slots together) ends for lack of memory. `gpu_layers_max`: more layers than
+    this on the GPU end in `gpu_failure` ("oom", "busy", "no_kernel", or "lost", which goes on without the GPU as the
+    real one does). `dies_with` ends the start with that code after `last_words`. `dies_after_tokens`,
+    `stalls_after_tokens`: in the middle of an answer.
     """
 
     version: str = "11434 (5f2a1c3)"
@@ -50,6 +51,7 @@ class Script:
     gpu_layers_max: int | None = None
     gpu_failure: str = "oom"
     slots_context: int | None = None
+    tokens_max: int | None = None
     load_s: float = 0.0
     hangs_in_load: bool = False
     dies_with: int | None = None
@@ -156,7 +158,7 @@ class _FakeServer:
             signal.signal(signal.SIGTERM, signal.SIG_IGN)
         if self.script.grandchild:
             self._start_grandchild()
-        server = _UnixServer(self.option("--host"), _Handler)
+        server = _UnixServer(self.option("--host") or "", _Handler)
         server.fake = self  # type: ignore[attr-defined]
         threading.Thread(target=server.serve_forever, daemon=True).start()
         self._load()
@@ -192,9 +194,9 @@ class _FakeServer:
         script = self.script
         self.say("I srv    load_model: loading model")
         if script.flood_bytes:
-            line = b"x" * 200 + b"\n"
-            for _ in range(script.flood_bytes // len(line)):
-                os.write(2, line)
+            flood = b"x" * 200 + b"\n"
+            for _ in range(script.flood_bytes // len(flood)):
+                os.write(2, flood)
         time.sleep(script.load_s)
         if script.hangs_in_load:
             time.sleep(600)
@@ -205,6 +207,12 @@ class _FakeServer:
                 os.kill(os.getpid(), -script.dies_with)
             self._exit(script.dies_with)
         self._place_layers()
+        if script.tokens_max is not None and int(self.option("--ctx-size") or 0) > script.tokens_max:
+            self.say("E ggml_backend_cpu_buffer_type_alloc_buffer: failed to allocate buffer of size 9224847360")
+            self.say(
+                "E llama_init_from_model: failed to initialize the context: failed to allocate buffer for kv cache"
+            )
+            self._exit(1)
         self.say("I llama_kv_cache:        CPU KV buffer size =    20.00 MiB")
         self.say("I sched_reserve:        CPU compute buffer size =    10.00 MiB")
         self.say("I srv          init: init: chat template, thinking = 1")

@@ -46,7 +46,8 @@ def make_plan(model: Model, options: LoadOptions, hardware: Hardware, probe: Eng
     planner = _Planner(model, options, hardware, probe)
     on_gpu = planner.gpu_plan() if planner.wants_gpu else None
     if on_gpu is None:
-        return planner.cpu_plan() or planner.refuse()
+        on_cpu = planner.cpu_plan() or planner.refuse()
+        return msgspec.structs.replace(on_cpu, fallbacks=planner.smaller(on_cpu))
     return msgspec.structs.replace(on_gpu, fallbacks=planner.ladder(on_gpu))
 
 
@@ -123,6 +124,15 @@ class _Planner:
         return tuple(
             _with_reason(rung, "fallback", self._why_fallback(first, rung)) for rung in rungs if rung is not None
         )
+
+    def smaller(self, first: Plan) -> tuple[Plan, ...]:
+        """What to try when memory runs out, for metadata says little of some models: half of the context, unless
+        that was asked for."""
+        half = first.context_tokens // 2
+        if self.wish.is_context_fixed or half < self.wish.least.context_tokens:
+            return ()
+        rung = self.cpu_plan(Wish(half, first.slots))
+        return () if rung is None else (_with_reason(rung, "fallback", "with half the context, should memory run out"),)
 
     def refuse(self) -> NoReturn:
         least = self.wish.least

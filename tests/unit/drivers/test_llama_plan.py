@@ -306,9 +306,10 @@ class TestGpu:
 
     def test_no_layers_asked_for(self) -> None:
         found = plan(options=LoadOptions(gpu_layers=0), probe=make_probe(cuda(24)))
-        assert (found.device, found.fallbacks) == ("cpu", ())
+        assert (found.device, found.slots) == ("cpu", 4)
         assert "asked for" in dict(found.reasons)["device"]
         assert not {"gpu_unused", "gpu_fallback", "fallback"} & subjects(found)
+        assert [(rung.device, rung.context_tokens) for rung in found.fallbacks] == [("cpu", 16_384)]
 
     def test_two_gpus_share(self) -> None:
         found = plan(probe=make_probe(cuda(6), cuda(3, index=1)))

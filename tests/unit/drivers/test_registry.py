@@ -5,6 +5,7 @@ from __future__ import annotations
 import sys
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 from support.llama_models import GIB, make_hardware, make_model
@@ -145,9 +146,16 @@ class TestFailures:
         with pytest.raises(DriverUnavailableError, match="several packages"):
             Registry(options).get("twice")
 
-    def test_a_driver_that_raises_where_it_must_not(self, options: DriverOptions) -> None:
+    def test_a_driver_that_raises_where_it_must_not(
+        self, options: DriverOptions, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
         driver = InProcess(options)
-        driver.availability = driver.probe = lambda *_: 1 // 0  # type: ignore[method-assign]
+
+        def fail(*_: object) -> Any:
+            raise ZeroDivisionError
+
+        monkeypatch.setattr(driver, "availability", fail)
+        monkeypatch.setattr(driver, "probe", fail)
         registry = Registry(options)
         registry.register("rude", driver)
         state = next(s for s in registry.states() if s.name == "rude")
