@@ -20,7 +20,7 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from oprel.config import Settings
-from oprel.errors import BackendError, ConfigError
+from oprel.errors import BackendError, OprelError
 from oprel.server.access import is_loopback
 from oprel.server.listen import program_at, who_answers
 
@@ -35,7 +35,7 @@ def ensure_server(
     settings: Settings, *, environ: Mapping[str, str] | None = None, on_start: Callable[[], None] = lambda: None
 ) -> str:
     """The URL of an Oprel server at the address of `settings`, started if nothing is there; `on_start` is called
-    before it is. ConfigError names another program on the port; BackendError quotes a server that didn't come up."""
+    before it is. OprelError names another program on the port; BackendError quotes a server that didn't come up."""
     if who_answers(settings.base_url) == "oprel":
         return settings.base_url
     if not is_loopback(_host(settings)):
@@ -59,13 +59,13 @@ def wait_gone(settings: Settings, *, limit_s: float) -> bool:
 
 
 def _is_ours(settings: Settings) -> bool:
-    """False: nothing listens. ConfigError: somebody else does."""
+    """False: nothing listens. OprelError: somebody else does."""
     answers = who_answers(settings.base_url)
     if answers in (None, "oprel"):
         return answers == "oprel"
     program = program_at(settings.port)
     who = f"{answers} ({program})" if program else answers
-    raise ConfigError(
+    raise OprelError(
         f"{who} answers at {settings.base_url}, and not Oprel: end it, or choose another port for Oprel with --port "
         "or OPREL_HOST"
     )

@@ -105,14 +105,6 @@ class AccessPolicy:
         # A name without a dot (a container's, say) can't be an entry in somebody's public DNS zone.
         return not self.is_local and "." not in name
 
-    @staticmethod
-    def is_name(host: bytes) -> bool:
-        """Whether a Host header is a name, not an address."""
-        try:
-            return _ip(parse_address(host.decode("latin-1")).host) is None
-        except ValueError:
-            return False
-
 
 class Keyring:
     """Accepted keys, as hashes: comparing takes the same time whatever was sent."""
@@ -152,7 +144,10 @@ def _cors(allow: bytes, *, varies: bool) -> Verdict:
 
 
 def _pattern(origin: str) -> str:
-    return ".*".join(re.escape(part) for part in origin.rstrip("/").split("*"))
+    """`*` stands for anything, and for a number where the port is."""
+    origin, is_any_port = origin.rstrip("/"), origin.endswith(":*")
+    parts = origin.removesuffix(":*").split("*") if is_any_port else origin.split("*")
+    return ".*".join(re.escape(part) for part in parts) + (r":\d+" if is_any_port else "")
 
 
 def _ip(name: str) -> ipaddress.IPv4Address | ipaddress.IPv6Address | None:

@@ -61,7 +61,7 @@ class Gate:
         send = _with_headers(send, ((b"x-request-id", own_id.encode()), *verdict.headers))
         if not verdict.allowed:
             await _FORBIDDEN(scope, receive, send)
-        elif scope["method"] == "OPTIONS" and (verdict.is_page or self._answers_options(read)):
+        elif scope["method"] == "OPTIONS" and verdict.is_page:
             await Refusal(204, headers=verdict.preflight)(scope, receive, send)
         elif (refused := self._refusal(scope["path"], read)) is not None:
             await refused(scope, receive, send)
@@ -83,10 +83,6 @@ class Gate:
     async def wait_idle(self) -> None:
         """Returns when no request is running."""
         await self._idle.wait()
-
-    def _answers_options(self, read: dict[bytes, bytes]) -> bool:
-        # As Ollama does; called by an address, OPTIONS goes on to the routes, which refuse it.
-        return self._policy.is_local and self._policy.is_name(read.get(b"host", b""))
 
     def _refusal(self, path: str, read: dict[bytes, bytes]) -> Refusal | None:
         if path in _OPEN_PATHS:

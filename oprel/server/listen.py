@@ -10,7 +10,7 @@ import socket
 from pathlib import Path
 
 from oprel.config import Settings
-from oprel.errors import ConfigError
+from oprel.errors import ConfigError, OprelError
 
 __all__ = ["bind", "program_at", "who_answers"]
 
@@ -19,7 +19,8 @@ _PROBE_S = 2.0
 
 
 def bind(settings: Settings) -> socket.socket:
-    """A listening socket; ConfigError, in one sentence, when there is none to be had."""
+    """A listening socket; else, in one sentence, ConfigError for an address that can't be, OprelError for a port that
+    can't be had now."""
     host = settings.host or "0.0.0.0"  # noqa: S104  # as Ollama reads ":11434"
     try:
         family, kind, proto, _, address = socket.getaddrinfo(
@@ -34,22 +35,26 @@ def bind(settings: Settings) -> socket.socket:
         listener.listen(_BACKLOG)
     except OSError as error:
         listener.close()
-        raise ConfigError(_why_not(error, host, settings)) from error
+        raise _why_not(error, host, settings) from error
     listener.setblocking(False)
     return listener
 
 
-def _why_not(error: OSError, host: str, settings: Settings) -> str:
+def _why_not(error: OSError, host: str, settings: Settings) -> OprelError:
     if error.errno == errno.EADDRINUSE:
         answers = who_answers(settings.base_url)
         program = program_at(settings.port)
         who = " ".join(part for part in (answers or "", f"({program})" if program else "") if part)
-        return f"port {settings.port} is in use by {who or 'another program'}: end it, or choose another --port"
+        return OprelError(
+            f"port {settings.port} is in use by {who or 'another program'}: end it, or choose another --port"
+        )
     if error.errno == errno.EACCES:
-        return f"port {settings.port} needs more rights than this user has: choose a --port above 1023"
+        return ConfigError(f"port {settings.port} needs more rights than this user has: choose a --port above 1023")
     if error.errno == errno.EADDRNOTAVAIL:
-        return f"--host {host!r} is no address of this machine: use 127.0.0.1, or 0.0.0.0 for all of its addresses"
-    return f"{host}:{settings.port} can't be listened on: {error.strerror or error}"
+        return ConfigError(
+            f"--host {host!r} is no address of this machine: use 127.0.0.1, or 0.0.0.0 for all of its addresses"
+        )
+    return OprelError(f"{host}:{settings.port} can't be listened on: {error.strerror or error}")
 
 
 def who_answers(base_url: str, *, timeout_s: float = _PROBE_S) -> str | None:

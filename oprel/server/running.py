@@ -39,8 +39,8 @@ _KEEP_ALIVE_S = 75
 
 
 def serve(settings: Settings, *, say: Say) -> None:
-    """Serves until a signal or `POST /oprel/shutdown`; returns when engines and sockets are gone. ConfigError when it
-    can't start; nothing is left then. Port 0: one that is free."""
+    """Serves until a signal or `POST /oprel/shutdown`; returns when engines and sockets are gone. An error says
+    why it can't start; nothing is left then. Port 0: one that is free."""
     check_exposure(settings)
     listener = bind(settings)
     try:
