@@ -24,19 +24,31 @@ _encode: Callable[[object], bytes] = msgspec.json.Encoder().encode
 
 
 class Shape(Struct, frozen=True):
-    """What stands around a piece of text: the two endpoints differ in nothing else while they stream."""
+    """What stands around a piece of text, and around tool calls: the two endpoints differ in nothing else while they
+    stream."""
 
     name: Literal["generate", "chat"]
     text_open: bytes
     thinking_open: bytes
     close: bytes
+    calls_open: bytes
+    calls_close: bytes
 
 
-GENERATE = Shape("generate", b'","response":', b'","response":"","thinking":', b',"done":false')
+GENERATE = Shape(
+    "generate",
+    b'","response":',
+    b'","response":"","thinking":',
+    b',"done":false',
+    b'","response":"","done":false,"tool_calls":',
+    b"",
+)
 CHAT = Shape(
     "chat",
     b'","message":{"role":"assistant","content":',
     b'","message":{"role":"assistant","content":"","thinking":',
+    b'},"done":false',
+    b'","message":{"role":"assistant","content":"","tool_calls":',
     b'},"done":false',
 )
 
@@ -229,7 +241,7 @@ class Lines:
         self._thinking_open = shape.thinking_open
         self._close = shape.close
         self._tail = shape.close + b"}\n"
-        self._calls_open = b'","message":{"role":"assistant","content":"","tool_calls":'
+        self._shape = shape
 
     def encode(self, batch: Iterable[Event]) -> bytes:
         """The lines of what arrived together, one for each event that has something to say."""
@@ -264,7 +276,7 @@ class Lines:
         if broken:
             line += opening + self._text_open + _encode(broken) + self._tail
         if whole:
-            line += opening + self._calls_open + _encode(whole) + self._tail
+            line += opening + self._shape.calls_open + _encode(whole) + self._shape.calls_close + b"}\n"
         return escaped(line)
 
     def _with_logprobs(self, text_open: bytes, event: Text) -> bytes:

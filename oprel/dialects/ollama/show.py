@@ -17,7 +17,7 @@ from oprel.dialects.ollama.listing import Details, details
 from oprel.dialects.ollama.names import displayed
 from oprel.dialects.ollama.wire import ShowRequest, read
 from oprel.dialects.services import Services
-from oprel.errors import OprelError
+from oprel.errors import ModelNotFoundError, OprelError
 from oprel.schema import Model
 from oprel.store import GgufMetadata, SkippedArray, read_gguf
 
@@ -60,7 +60,10 @@ async def show(services: Services, body: bytes) -> bytes:
     raw = asked.model or asked.name
     if not raw:
         raise refusal("model_required")
-    _, model = await admission.find(services, raw, cloud_row="cloud_model_details")
+    try:
+        _, model = await admission.find(services, raw, cloud_row="cloud_model_details")
+    except ModelNotFoundError:
+        raise refusal("no_such_model", name=displayed(raw)) from None
     return await asyncio.to_thread(_shown, services, model, asked, displayed(raw))
 
 

@@ -1,0 +1,212 @@
+"""Listings, /api/show, /api/delete, and what is routed."""
+
+from __future__ import annotations
+
+import math
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import pytest
+
+from oprel.dialects.ollama.routes import ROUTES
+from oprel.schema import Message, TextPart
+from oprel.store import GgufMetadata, GgufTensor, ModelName, SkippedArray
+from oprel.testing import Script, scripted_model
+
+if TYPE_CHECKING:
+    from conftest import Serve
+
+METADATA = GgufMetadata(
+    version=3,
+    size_bytes=1,
+    data_offset=1,
+    values={
+        "general.name": "Tiny",
+        "general.architecture": "llama",
+        "tokenizer.chat_template": "{{ x }}",
+        "tokenizer.ggml.tokens": SkippedArray("string", 49152),
+        "llama.rope.freqs": [1.0, 2.0],
+        "llama.none": [],
+        "llama.context_length": 8192,
+    },
+    tensors=(GgufTensor("token_embd.weight", "Q8_0", (576, 2), 0, 1224),),
+)
+
+
+def test_versions(serve: Serve) -> None:
+    assert serve().json("/api/version", method="GET") == {"version": "0.33.0", "oprel": "1.2.3"}
+
+
+def test_the_root_says_what_runs(serve: Serve) -> None:
+    served = serve()
+    response = served.ask("/", method="GET", check=False)
+    assert (response.text, response.headers["content-type"]) == ("Ollama is running", "text/plain; charset=utf-8")
+    for path in ("/", "/api/version", "/api/tags"):
+        head = served.client.head(path)
+        assert (head.status_code, head.content) == (200, b"")
+
+
+def test_nothing_is_an_empty_list(serve: Serve) -> None:
+    served = serve()
+    served.catalog.models.clear()
+    assert served.json("/api/tags", method="GET") == {"models": []}
+    assert served.json("/api/ps", method="GET") == {"models": []}
+
+
+def test_tags(serve: Serve) -> None:
+    old = scripted_model("old:latest", families=(), aliases=("nick", "old:latest"))
+    served = serve(None, old, scripted_model("tiny:latest"))
+    newest, *rest = served.json("/api/tags", method="GET")["models"]
+    assert [item["name"] for item in rest] == ["old:latest", "nick:latest"]
+    assert rest[0]["details"]["families"] is None
+    assert rest[0]["digest"] == rest[1]["digest"] == old.digest
+    assert list(newest) == ["name", "model", "modified_at", "size", "digest", "details", "capabilities"]
+    assert list(newest["details"]) == [
+        "parent_model", "format", "family", "families", "parameter_size", "quantization_level", "context_length",
+        "embedding_length",
+    ]  # fmt: skip
+    assert newest["model"] == "tiny:latest"
+    assert datetime.fromisoformat(newest["modified_at"]).timestamp() == 1_700_000_000
+
+
+@pytest.mark.parametrize(("keep_alive", "seconds"), [("10m", 600), (-1, math.inf)])
+def test_ps(serve: Serve, keep_alive: object, seconds: float) -> None:
+    served = serve(Script(bytes_by_device=(("CUDA0", 300), ("cpu", 100))))
+    served.json("/api/generate", {"model": "TINY", "keep_alive": keep_alive})
+    (item,) = served.json("/api/ps", method="GET")["models"]
+    assert (item["name"], item["size"], item["size_vram"], item["context_length"]) == ("tiny:latest", 400, 300, 4096)
+    assert item["details"]["parent_model"] == ""
+    assert item["oprel"] == {
+        "driver": "scripted", "engine": "scripted", "device": "gpu+cpu", "state": "ready", "slots": 4,
+        "slots_in_use": 0, "queued": 0, "warnings": [],
+    }  # fmt: skip
+    left = datetime.fromisoformat(item["expires_at"]) - datetime.now(UTC)
+    if math.isinf(seconds):
+        assert left > timedelta(days=290 * 365)
+    else:
+        assert seconds - 30 < left.total_seconds() <= seconds
+
+
+def test_show(serve: Serve) -> None:
+    model = scripted_model(
+        "tiny:latest",
+        system='Say "yes".',
+        licenses=("MIT", "and more"),
+        parameters=(("temperature", 0.25), ("num_ctx", 2_000_000), ("stop", ["<|a|>", "b"])),
+        messages=(Message("user", (TextPart("Hi"),)),),
+        capabilities=frozenset({"tools", "completion"}),
+        parent="base:latest",
+    )
+    served = serve(None, model, metadata={"tiny:latest": METADATA})
+    shown = served.json("/api/show", {"name": "TINY"})
+    assert list(shown) == [
+        "license", "modelfile", "parameters", "template", "system", "details", "messages", "model_info", "tensors",
+        "capabilities", "modified_at",
+    ]  # fmt: skip
+    assert shown["license"] == "MIT\nand more"
+    assert shown["parameters"].splitlines() == [
+        "num_ctx                        2e+06",
+        'stop                           "<|a|>"',
+        'stop                           "b"',
+        "temperature                    0.25",
+    ]
+    assert shown["capabilities"] == ["completion", "tools"]
+    assert shown["details"]["parent_model"] == "base:latest"
+    assert shown["messages"] == [{"role": "user", "content": "Hi"}]
+    assert shown["model_info"] == {
+        "general.architecture": "llama",
+        "general.parameter_count": 1152,
+        "llama.context_length": 8192,
+        "llama.none": [],
+        "llama.rope.freqs": None,
+        "tokenizer.ggml.tokens": None,
+    }
+    assert shown["tensors"] == [{"name": "token_embd.weight", "type": "Q8_0", "shape": [576, 2]}]
+    lines = shown["modelfile"].splitlines()
+    assert lines[:5] == [
+        '# Modelfile generated by "ollama show"',
+        "# To build a new Modelfile based on this, replace FROM with:",
+        "# FROM TINY:latest",
+        "",
+        f"FROM {model.weights.path}",
+    ]
+    assert 'SYSTEM """Say "yes"."""' in lines
+    assert "PARAMETER temperature 0.25" in lines
+    assert "MESSAGE user Hi" in lines
+
+
+def test_show_takes_a_system_and_options_for_the_modelfile(serve: Serve) -> None:
+    served = serve(None, scripted_model("tiny:latest", chat_template=None), metadata={"tiny:latest": METADATA})
+    shown = served.json("/api/show", {"model": "tiny", "system": "mine", "options": {"top_k": 7}})
+    assert shown["system"] == "mine"
+    assert "PARAMETER top_k 7" in shown["modelfile"]
+    assert "parameters" not in shown
+    assert shown["template"] == "{{ .Prompt }}"
+
+
+def test_a_model_whose_file_cannot_be_read_is_shown_all_the_same(serve: Serve) -> None:
+    shown = serve().json("/api/show", {"model": "tiny"})
+    assert (shown["model_info"], "tensors" in shown) == ({}, False)
+
+
+@pytest.mark.parametrize(
+    ("body", "refusal"),
+    [
+        ({}, (400, "model is required")),
+        ({"model": "absent"}, (404, "model 'absent:latest' not found")),
+        ({"model": "no good"}, (400, "invalid model name")),
+        ({"model": "x:cloud"}, (403, "ollama cloud is disabled: remote model details are unavailable")),
+        (b"", (400, "missing request body")),
+    ],
+)
+def test_what_show_refuses(serve: Serve, body: Any, refusal: tuple[int, str]) -> None:
+    assert serve().refused("/api/show", body) == refusal
+
+
+class FakeStore:
+    def __init__(self) -> None:
+        self.asked: list[str] = []
+
+    def delete(self, name: ModelName) -> bool:
+        self.asked.append(str(name))
+        return name.model == "tiny"
+
+
+@pytest.mark.parametrize("field", ["model", "name"])
+def test_delete(serve: Serve, field: str) -> None:
+    served = serve(None, scripted_model("tiny:latest"), scripted_model("elsewhere:latest"))
+    served.catalog.store = store = FakeStore()  # type: ignore[attr-defined]
+    response = served.ask("/api/delete", {field: "Tiny"}, method="DELETE")
+    assert (response.status_code, response.content) == (200, b"")
+    assert store.asked == ["tiny:latest"]
+    ask = {"method": "DELETE"}
+    assert served.refused("/api/delete", {}, **ask) == (400, "model is required")
+    assert served.refused("/api/delete", {"model": "a b"}, **ask) == (400, 'name "a b" is invalid')
+    assert served.refused("/api/delete", {"model": "absent"}, **ask) == (404, "model 'absent' not found")
+    assert served.refused("/api/delete", {"model": "elsewhere"}, **ask)[0] == 400
+
+
+@pytest.mark.parametrize("path", ["/api/nothing", "/api/chat/more", "/api"])
+def test_an_unknown_path_is_plain_404(serve: Serve, path: str) -> None:
+    response = serve().ask(path, {}, check=False)
+    assert response.status_code == 404
+    if path != "/api":
+        assert (response.text, response.headers["content-type"]) == ("404 page not found", "text/plain")
+
+
+@pytest.mark.parametrize("known", ROUTES, ids=lambda known: known.path)
+def test_another_method_is_plain_405_and_told_which_are_allowed(serve: Serve, known: Any) -> None:
+    served = serve()
+    for method in {"GET", "POST", "PUT", "PATCH", "DELETE"} - set(known.methods):
+        response = served.client.request(method, known.path)
+        assert (response.status_code, response.text) == (405, "405 method not allowed")
+        assert response.headers["content-type"] == "text/plain"
+        assert response.headers["allow"] == ", ".join(known.methods)
+
+
+def test_every_route_is_in_the_document() -> None:
+    from oprel.testing import specs
+
+    assert set(specs.load("ollama")["paths"]) == {known.path for known in ROUTES}
+    assert Path(specs.specs_dir() / "ollama.yaml").is_file()
