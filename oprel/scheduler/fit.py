@@ -24,8 +24,8 @@ __all__ = [
     "with_budget",
 ]
 
-_MIB = 1024 * 1024
 _GOOD_CONTEXT_TOKENS = 8192
+_WHOLE_START = 10
 
 
 def merged(wanted: LoadOptions, settings: Settings, model: Model) -> LoadOptions:
@@ -80,10 +80,9 @@ def _clamped(gpu_layers: int | None, plan: Plan) -> int | None:
 
 
 def budget_of(hardware: Hardware) -> tuple[tuple[str, int], ...]:
-    """What engines may hold: what is free now, RAM less a reserve for the rest of the machine (a twentieth of it, at
-    most 512 MiB). GPUs count as their engine lists them; an integrated one is a part of RAM and has no budget."""
-    reserve = min(512 * _MIB, hardware.ram_total_bytes // 20)
-    budget = {"cpu": max(0, hardware.ram_available_bytes - reserve)}
+    """What engines may hold: what is free now. (A reserve for the rest of the machine is the plan's to leave: it knows
+    its own errors.) GPUs count as their engine lists them; an integrated one is a part of RAM and has no budget."""
+    budget = {"cpu": hardware.ram_available_bytes}
     for probe in hardware.engines:
         for device in probe.devices:
             if not device.integrated:
@@ -92,13 +91,16 @@ def budget_of(hardware: Hardware) -> tuple[tuple[str, int], ...]:
 
 
 def limits_of(settings: Settings) -> Limits:
-    """The budget is filled in when the first engine is planned. `memory_limit_bytes` bounds the sum over devices."""
+    """The budget is filled in when the first engine is planned. `memory_limit_bytes` bounds the sum over devices.
+
+    `load_timeout` bounds a start without progress, which its driver sees; the whole start may take ten times that, so
+    that a driver that doesn't look can't keep its waiters for ever."""
     return Limits(
         total_bytes=settings.memory_limit_bytes,
         max_loaded=settings.max_loaded,
         max_queue=settings.max_queue,
         keep_alive_s=settings.keep_alive,
-        load_timeout_s=settings.load_timeout,
+        load_timeout_s=_WHOLE_START * settings.load_timeout,
     )
 
 

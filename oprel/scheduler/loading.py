@@ -77,7 +77,11 @@ def planned(draft: Draft, event: Planned) -> None:
     beside = event.beside
     if beside is not None and not fit.is_good_beside(beside, event.plan):
         beside = None
-    draft.put(resident, phase="room", plan=possible[0], beside=beside, ladder=possible[1:])
+    warnings: tuple[events.Warning, ...] = ()
+    if possible[0] is not event.plan:
+        text = f"{_shortage(draft, resident, event.plan)[0]}; running {_where(possible[0])} instead"
+        warnings = (events.Warning(_fallback_code("gpu" if event.plan.bytes_on_gpu else "memory"), text),)
+    draft.put(resident, phase="room", plan=possible[0], beside=beside, ladder=possible[1:], warnings=warnings)
 
 
 def plan_failed(draft: Draft, event: PlanFailed) -> None:
@@ -99,16 +103,20 @@ def _can_fit(draft: Draft, plan: Plan) -> bool:
 
 
 def _too_large(draft: Draft, resident: Resident, plan: Plan) -> InsufficientMemoryError:
+    text, needed, available = _shortage(draft, resident, plan)
+    advice = "take a smaller model or quantization, or a shorter context"
+    return InsufficientMemoryError(f"{text}: {advice}", needed_bytes=needed, available_bytes=available)
+
+
+def _shortage(draft: Draft, resident: Resident, plan: Plan) -> tuple[str, int, int]:
+    """What a plan that can't fit misses most: a clause, bytes needed, bytes available."""
     alone = fit.free(draft.limits, ())
     device, missing = max(fit.deficit(plan, alone).items(), key=lambda item: item[1])
     available = alone[device]
     where = {"cpu": "of RAM", "": "in all (the memory limit)"}.get(device, f"on {device}")
-    return InsufficientMemoryError(
-        f"{resident.label!r} needs {_gib(available + missing)} {where} and at most {_gib(available)} can be had: "
-        "choose a smaller model or quantization, or a shorter context",
-        needed_bytes=available + missing,
-        available_bytes=available,
-    )
+    needed = available + missing
+    text = f"{resident.label!r} needs {_gib(needed)} {where} and at most {_gib(available)} can be had"
+    return text, needed, available
 
 
 # -- room
@@ -177,7 +185,11 @@ def _undrain(draft: Draft) -> None:
 
 
 def _start(draft: Draft, resident: Resident, plan: Plan) -> None:
-    draft.put(resident, phase="starting", plan=plan, beside=None, deadline=draft.now + draft.limits.load_timeout_s)
+    ladder = resident.ladder
+    if plan is resident.beside:
+        ladder = tuple(rung for rung in plan.fallbacks if _can_fit(draft, rung))
+    deadline = draft.now + draft.limits.load_timeout_s
+    draft.put(resident, phase="starting", plan=plan, beside=None, ladder=ladder, deadline=deadline)
     draft.actions.append(Start(resident.family, resident.generation, plan))
 
 
@@ -217,8 +229,8 @@ def start_failed(draft: Draft, event: StartFailed) -> None:
 
 def _step_down(draft: Draft, resident: Resident, event: StartFailed) -> None:
     plan, *rest = resident.ladder
-    code = "gpu_fallback" if event.cause == "gpu" else "memory_fallback"
-    warning = events.Warning(code, f"{event.error.message}; running {_where(plan)} instead")
+    text = f"{event.error.message.rstrip('.')}; running {_where(plan)} instead"
+    warning = events.Warning(_fallback_code(event.cause), text)
     draft.put(resident, phase="room", plan=plan, ladder=tuple(rest), deadline=None, warnings=(warning,))
     draft.actions.append(Tell(f"{resident.label}: {event.error.message}; trying {_where(plan)}"))
 
@@ -252,6 +264,10 @@ def _record_crash(draft: Draft, resident: Resident, reason: str) -> None:
     if shut is not None:
         draft.refuse_all(family, shut)
         draft.actions.append(Tell(shut.message))
+
+
+def _fallback_code(cause: str) -> str:
+    return "gpu_fallback" if cause == "gpu" else "memory_fallback"
 
 
 def _where(plan: Plan) -> str:

@@ -50,18 +50,13 @@ def resident(threads: int = 4, *, phase: Any = "ready", measured: int | None = N
     return Resident(Family("d", ()), 1, "m", options, 300.0, phase=phase, plan=plan, measured_bytes=measured)
 
 
-def test_the_budget_is_what_is_free_less_a_reserve_of_ram() -> None:
-    assert dict(fit.budget_of(MACHINE)) == {"cpu": 20 * GIB - GIB // 2, "CUDA0": 21 * GIB}
-
-
-def test_the_reserve_of_a_small_machine_is_small() -> None:
-    small = Hardware("Linux", "x86_64", 1, 1, ram_total_bytes=1000, ram_available_bytes=500)
-    assert dict(fit.budget_of(small)) == {"cpu": 450}
+def test_the_budget_is_what_is_free_and_an_integrated_gpu_has_none() -> None:
+    assert dict(fit.budget_of(MACHINE)) == {"cpu": 20 * GIB, "CUDA0": 21 * GIB}
 
 
 def test_settings_become_limits() -> None:
     limits = fit.limits_of(Settings(memory_limit_bytes=5, max_loaded=2, max_queue=3, keep_alive=4, load_timeout=6))
-    assert limits == Limits((), 5, 2, 3, 4, 6)
+    assert limits == Limits((), 5, 2, 3, 4, 60)
 
 
 @pytest.mark.parametrize("phase", ["starting", "ready", "stopping"])
@@ -87,7 +82,7 @@ def test_a_device_without_a_budget_has_no_limit() -> None:
 def test_planning_sees_what_the_others_leave() -> None:
     limits = fit.with_budget(Limits(), fit.budget_of(MACHINE))
     seen = fit.seen_free(MACHINE, fit.free(limits, [resident(cpu=2 * GIB, CUDA0=20 * GIB)]))
-    assert seen.ram_available_bytes == 20 * GIB - GIB // 2 - 2 * GIB
+    assert seen.ram_available_bytes == 18 * GIB
     assert seen.engines[0].devices[0].free_bytes == GIB
     assert [gpu.free_bytes for gpu in seen.gpus] == [GIB, 15 * GIB]
 

@@ -689,7 +689,7 @@ def test_a_load_that_takes_too_long_is_given_up() -> None:
         assert "30 s" in error.message
         assert house.driver.cancelled_starts
 
-    check(lambda: House(Script(start_delay_s=1000), load_timeout=30), scenario)
+    check(lambda: House(Script(start_delay_s=1000), load_timeout=3), scenario)
 
 
 def test_a_load_that_everybody_left_is_given_up() -> None:

@@ -423,6 +423,18 @@ def test_a_good_plan_for_what_is_left_saves_the_idle_engine() -> None:
     assert [start.plan for start in machine.of(Start)] == [small]
 
 
+def test_a_plan_for_what_is_left_has_its_own_ladder() -> None:
+    machine = Machine()
+    machine.leave(machine.load("a", cpu=300))
+    machine.ask("b")
+    last = plan("b", cpu=250, context=8192)
+    small = plan("b", cpu=500, gpu=100, context=8192, gpu_layers=10, fallbacks=(last,))
+    alone = plan("b", cpu=900, gpu=100, context=8192, gpu_layers=10, fallbacks=(plan("b", cpu=800),))
+    machine.post(Planned(2, alone, beside=small))
+    machine.post(StartFailed(2, EngineStartError("no", cause="gpu"), "gpu"))
+    assert [start.plan for start in machine.of(Start)] == [last]
+
+
 def test_a_poor_plan_for_what_is_left_does_not() -> None:
     machine = Machine()
     machine.leave(machine.load("a", cpu=400))
@@ -505,11 +517,14 @@ def test_the_end_of_the_ladder_is_a_failure() -> None:
     assert list(machine.refused()) == [ticket]
 
 
-def test_a_rung_that_can_never_fit_is_passed_over() -> None:
+def test_a_rung_that_can_never_fit_is_passed_over_and_that_is_told() -> None:
     machine = Machine()
     machine.ask()
     machine.post(Planned(1, plan(gpu=5000, fallbacks=(plan(cpu=400),))))
     assert [start.plan.device for start in machine.of(Start)] == ["cpu"]
+    (warning,) = machine.resident().warnings
+    assert warning.code == "gpu_fallback"
+    assert "on CUDA0" in warning.text
 
 
 def fail(machine: Machine) -> None:
