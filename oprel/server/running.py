@@ -46,7 +46,7 @@ def serve(settings: Settings, *, say: Say) -> None:
     try:
         settings = settings.model_copy(update={"port": listener.getsockname()[1]})
         configure_logging(verbose=settings.verbose)
-        with server_state(settings), asyncio.Runner(loop_factory=loop_factory()) as runner:
+        with asyncio.Runner(loop_factory=loop_factory()) as runner:
             runner.run(_serve(settings, listener, say))
     finally:
         listener.close()
@@ -79,9 +79,24 @@ def _with_request_id(record: logging.LogRecord) -> bool:
 
 
 async def _serve(settings: Settings, listener: socket.socket, say: Say) -> None:
-    serving = Serving(compose(settings), listener, say=say)
-    with serving.catching_signals():
+    # Nothing is awaited until there is something to stop: the loop calls a signal's handler when it is free.
+    with _signals_to(lambda: serving.stop()), server_state(settings):
+        serving = Serving(compose(settings), listener, say=say)
         await serving.run()
+
+
+@contextlib.contextmanager
+def _signals_to(stop: Callable[[], None]) -> Iterator[None]:
+    """Ctrl-C and SIGTERM."""
+    loop = asyncio.get_running_loop()
+    caught = (signal.SIGINT, signal.SIGTERM)
+    for number in caught:
+        loop.add_signal_handler(number, stop)
+    try:
+        yield
+    finally:
+        for number in caught:
+            loop.remove_signal_handler(number)
 
 
 class Serving:
@@ -113,7 +128,7 @@ class Serving:
                 opening.cancel()
 
     def stop(self) -> None:
-        """Safe to call again, and from a signal's handler."""
+        """On the loop's thread; safe to call again."""
         if self._lifetime.stop_requested.is_set():
             self._hurry.set()
         self._lifetime.stop_requested.set()
@@ -134,19 +149,6 @@ class Serving:
             "timeout_keep_alive": _KEEP_ALIVE_S,
             "timeout_graceful_shutdown": _LAST_WORDS_S,
         }
-
-    @contextlib.contextmanager
-    def catching_signals(self) -> Iterator[None]:
-        """Ctrl-C and SIGTERM stop."""
-        loop = asyncio.get_running_loop()
-        caught = (signal.SIGINT, signal.SIGTERM)
-        for number in caught:
-            loop.add_signal_handler(number, self.stop)
-        try:
-            yield
-        finally:
-            for number in caught:
-                loop.remove_signal_handler(number)
 
     async def _open(self) -> None:
         """Says what is served, where, and (as soon as it is known) with which engines."""
