@@ -7,6 +7,7 @@ import http.client
 import json
 import os
 import socket
+from contextlib import suppress
 from pathlib import Path
 
 from oprel.config import Settings
@@ -82,15 +83,20 @@ def program_at(port: int) -> str | None:
         return None
     wanted = {f"socket:[{inode}]" for inode in inodes}
     for process in Path("/proc").iterdir():
-        if not process.name.isdigit():
-            continue
-        try:
-            links = {os.readlink(fd) for fd in (process / "fd").iterdir()}  # noqa: PTH115
-            if wanted & links:
+        if process.name.isdigit() and not wanted.isdisjoint(_open_files(process)):
+            with suppress(OSError):
                 return f"{(process / 'comm').read_text().strip()}, pid {process.name}"
-        except OSError:
-            continue  # it ended, or belongs to another user
     return None
+
+
+def _open_files(process: Path) -> set[str]:
+    """What its descriptors are; none where it has ended or belongs to another user."""
+    found = set()
+    with suppress(OSError):
+        for descriptor in (process / "fd").iterdir():
+            with suppress(OSError):  # closed meanwhile
+                found.add(os.readlink(descriptor))  # noqa: PTH115
+    return found
 
 
 def _listening_inodes(port: int) -> set[str]:
