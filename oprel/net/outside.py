@@ -43,7 +43,6 @@ MAX_REDIRECTS = 5
 CONNECT_LIMIT_S = 15.0
 STALL_LIMIT_S = 30.0
 SMALL_BODY_LIMIT_S = 60.0
-_CHUNK_BYTES = 1 << 16
 _REDIRECTS = frozenset({301, 302, 303, 307, 308})
 _PORTS = {"http": 80, "https": 443}
 _INSIDE = tuple(
@@ -100,7 +99,7 @@ class OutsideResponse:
         """The body, refused past `max_bytes`. Raises TransientSourceError when it stalls or is cut."""
         done = 0
         with _told(self.url):
-            async for chunk in self._response.aiter_raw(_CHUNK_BYTES):
+            async for chunk in self._response.aiter_raw():
                 done += len(chunk)
                 if done > max_bytes:
                     raise SourceError(f"{shown_url(self.url)} sends more than the {max_bytes} bytes that it may.")

