@@ -1,27 +1,21 @@
-"""The Ollama dialect on a real socket, over scripted engines; every answer is held against `specs/ollama.yaml`."""
+"""The app on a real socket, over scripted engines; every answer is held against `specs/ollama.yaml`."""
 
 from __future__ import annotations
 
-import asyncio
 import json
-import socket
-import threading
-from collections.abc import AsyncGenerator, Callable, Iterator
-from contextlib import ExitStack, contextmanager
+from collections.abc import AsyncGenerator, Callable, Iterator, Mapping
+from contextlib import ExitStack
 from typing import Any
 
 import httpx
 import pytest
-import uvicorn
-from litestar import Litestar
+from support.servers import ScriptedServer, scripted_server
 
 from oprel.config import Settings
-from oprel.dialects.ollama import router
-from oprel.dialects.services import Services
-from oprel.scheduler import Scheduler
 from oprel.schema import Model
 from oprel.sources import PullProgress
-from oprel.testing import Script, ScriptedCatalog, ScriptedDriver, ScriptedRegistry, scripted_model, specs
+from oprel.store import GgufMetadata
+from oprel.testing import Script, ScriptedCatalog, scripted_model, specs
 
 LIMIT_S = 20
 
@@ -45,13 +39,12 @@ class ScriptedPuller:
 class Served:
     """A client that checks what it gets, and the parts behind the server."""
 
-    def __init__(self, url: str, services: Services, driver: ScriptedDriver, catalog: ScriptedCatalog) -> None:
-        self.url = url
-        self.services = services
-        self.driver = driver
-        self.catalog = catalog
-        self.puller: Any = services.puller
-        self.client = httpx.Client(base_url=url, timeout=LIMIT_S)
+    def __init__(self, server: ScriptedServer) -> None:
+        self.url = server.url
+        self.driver = server.driver
+        self.catalog = server.catalog
+        self.puller: Any = server.services.puller
+        self.client = httpx.Client(base_url=self.url, timeout=LIMIT_S)
 
     def ask(self, path: str, body: Any = None, *, method: str = "POST", check: bool = True) -> httpx.Response:
         content = body if isinstance(body, bytes) else json.dumps(body).encode()
@@ -103,49 +96,25 @@ Serve = Callable[..., Served]
 
 @pytest.fixture
 def serve() -> Iterator[Serve]:
-    """`serve(script, *models)` starts a server; `settings` are fields of Settings, `scripts` by model name."""
+    """`serve(script, *models)` starts a server; `scripts` and `metadata` by model name, the rest are settings."""
     with ExitStack() as stack:
 
-        def start(script: Script | None = None, *models: Model, **settings: Any) -> Served:
-            return stack.enter_context(_served(script, models or (scripted_model("tiny:latest"),), settings))
+        def start(
+            script: Script | None = None,
+            *models: Model,
+            scripts: Mapping[str, Script] | None = None,
+            metadata: Mapping[str, GgufMetadata] | None = None,
+            **settings: Any,
+        ) -> Served:
+            server = scripted_server(
+                script,
+                scripts=scripts,
+                catalog=ScriptedCatalog(*(models or (scripted_model("tiny:latest"),)), metadata=metadata),
+                settings=Settings(**settings),
+                puller=ScriptedPuller(),
+            )
+            served = Served(stack.enter_context(server))
+            stack.callback(served.client.close)
+            return served
 
         yield start
-
-
-@contextmanager
-def _served(script: Script | None, models: tuple[Model, ...], settings: dict[str, Any]) -> Iterator[Served]:
-    driver = ScriptedDriver(script, scripts=settings.pop("scripts", None))
-    catalog = ScriptedCatalog(*models, metadata=settings.pop("metadata", None))
-    chosen = Settings(**settings)
-    scheduler = Scheduler(catalog=catalog, registry=ScriptedRegistry(driver), settings=chosen)
-    services = Services(chosen, catalog, scheduler, ScriptedPuller(), "1.2.3")  # type: ignore[arg-type]
-    with socket.socket() as listening:
-        listening.bind(("127.0.0.1", 0))
-        port = listening.getsockname()[1]
-        started = threading.Event()
-        box: list[tuple[asyncio.AbstractEventLoop, uvicorn.Server]] = []
-        thread = threading.Thread(target=lambda: asyncio.run(_run(services, listening, started, box)), daemon=True)
-        thread.start()
-        assert started.wait(LIMIT_S)
-        served = Served(f"http://127.0.0.1:{port}", services, driver, catalog)
-        try:
-            yield served
-        finally:
-            served.client.close()
-            box[0][1].should_exit = True
-            thread.join(LIMIT_S)
-            assert not thread.is_alive()
-    assert driver.alive == []
-
-
-async def _run(services: Services, listening: socket.socket, started: threading.Event, box: list[Any]) -> None:
-    app = Litestar([router(services)], openapi_config=None, logging_config=None)
-    server = uvicorn.Server(uvicorn.Config(app, log_level="critical", lifespan="off", timeout_graceful_shutdown=5))
-    server.install_signal_handlers = lambda: None  # type: ignore[attr-defined]
-    box.append((asyncio.get_running_loop(), server))
-    async with services.scheduler:
-        serving = asyncio.ensure_future(server.serve(sockets=[listening]))
-        while not server.started and not serving.done():
-            await asyncio.sleep(0.01)
-        started.set()
-        await serving

@@ -5,11 +5,10 @@ from __future__ import annotations
 import json
 import socket
 import threading
-import time
-from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
 import pytest
+from support.servers import wait_until
 
 from oprel import errors
 from oprel.dialects.ollama.errors import KINDS, ROWS, OllamaErrors
@@ -19,14 +18,8 @@ if TYPE_CHECKING:
     from conftest import Serve
 
 HI = {"model": "tiny", "messages": [{"role": "user", "content": "Hi"}]}
+_POST = b"POST /api/chat HTTP/1.1\r\nHost: localhost\r\nContent-Length: %d\r\n\r\n"
 RUNNING = "an error was encountered while running the model: "
-
-
-def wait_for(condition: Callable[[], Any], limit_s: float = 10) -> None:
-    end = time.monotonic() + limit_s
-    while not condition():
-        assert time.monotonic() < end, "it did not happen in time"
-        time.sleep(0.01)
 
 
 def test_an_engine_that_dies_in_a_stream_ends_it_with_an_error_and_no_done(serve: Serve) -> None:
@@ -76,11 +69,11 @@ def test_a_client_that_leaves_stops_the_engine(serve: Serve, stream: bool) -> No
     body = json.dumps({**HI, "stream": stream}).encode()
     host, _, port = served.url.removeprefix("http://").partition(":")
     with socket.create_connection((host, int(port)), timeout=10) as client:
-        client.sendall(b"POST /api/chat HTTP/1.1\r\nHost: x\r\nContent-Length: %d\r\n\r\n" % len(body) + body)
-        wait_for(lambda: served.driver.engines and served.engine.running)
+        client.sendall(_POST % len(body) + body)
+        wait_until(lambda: served.driver.engines and served.engine.running)
         if stream:
             assert client.recv(100)
-    wait_for(lambda: served.engine.calls[0].ended)
+    wait_until(lambda: served.engine.calls[0].ended)
     assert served.engine.calls[0].ended == "closed"
     (running,) = served.json("/api/ps", method="GET")["models"]
     assert running["oprel"]["slots_in_use"] == 0
@@ -93,11 +86,11 @@ def test_a_full_queue_is_503_in_ollamas_words(serve: Serve) -> None:
     clients = [socket.create_connection((host, int(port)), timeout=10) for _ in range(2)]
     try:
         for number, client in enumerate(clients):
-            client.sendall(b"POST /api/chat HTTP/1.1\r\nHost: x\r\nContent-Length: %d\r\n\r\n" % len(body) + body)
+            client.sendall(_POST % len(body) + body)
             if number == 0:
-                wait_for(lambda: served.driver.engines and served.engine.running)
+                wait_until(lambda: served.driver.engines and served.engine.running)
             else:
-                wait_for(lambda: served.json("/api/ps", method="GET")["models"][0]["oprel"]["queued"] == 1)
+                wait_until(lambda: served.json("/api/ps", method="GET")["models"][0]["oprel"]["queued"] == 1)
         response = served.ask("/api/chat", HI)
         assert response.status_code == 503
         assert response.json()["error"] == "server busy, please try again.  maximum pending requests exceeded"
