@@ -100,8 +100,13 @@ def test_plain_http_at_a_tls_port_and_the_reverse(certificate: Certificate) -> N
     """One sentence each, and no wait."""
 
     async def test() -> None:
-        async with Upstream(echo, tcp=True) as upstream:
-            client = QuickClient(upstream.address.replace("http:", "https:"), tls=tls_context(), connect_timeout_s=0.2)
+        async def mute(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+            await reader.read()
+            writer.close()
+
+        async with await asyncio.start_server(mute, "127.0.0.1", 0) as server:
+            port = server.sockets[0].getsockname()[1]
+            client = QuickClient(f"https://localhost:{port}", tls=tls_context(), connect_timeout_s=0.2)
             with pytest.raises(CannotConnect):
                 await client.request("GET", "/x", timeout_s=5)
             await client.aclose()
