@@ -12,6 +12,7 @@ from typing import ClassVar, Literal
 
 from msgspec import Struct
 
+from oprel.remotes import Remote
 from oprel.schema import (
     Availability,
     Capabilities,
@@ -41,12 +42,14 @@ class DriverOptions(Struct, frozen=True):
     """What a driver is told when it is made.
 
     `run_dir`: an existing private (0700) directory for sockets and pid files. `executables` maps an engine's name
-    ("llama-server") to the path that the user configured. Times in seconds: `start_timeout_s` bounds `start` without
+    ("llama-server") to the path that the user configured; `remotes` are the servers elsewhere that the user configured,
+    without their keys. Times in seconds: `start_timeout_s` bounds `start` without
     progress, `stall_timeout_s` bounds the wait for the next token, `stop_grace_s` the time between TERM and KILL.
     """
 
     run_dir: str
     executables: tuple[tuple[str, str], ...] = ()
+    remotes: tuple[Remote, ...] = ()
     start_timeout_s: float = 300.0
     stall_timeout_s: float = 60.0
     stop_grace_s: float = 2.0
