@@ -19,6 +19,7 @@ from oprel.errors import ConfigError, OprelError
 from oprel.server.access import is_loopback
 from oprel.server.app import create_app
 from oprel.server.compose import compose
+from oprel.server.descriptors import allowed_connections, raise_limit
 from oprel.server.gate import Gate, request_id
 from oprel.server.lifetime import Lifetime
 from oprel.server.listen import bind
@@ -134,13 +135,8 @@ class Serving:
         self._lifetime.stop_requested.set()
 
     def _uvicorn_options(self) -> dict[str, Any]:
-        settings = self._settings
         return {
-            "http": bounded_protocol(
-                header_timeout=settings.header_timeout,
-                body_timeout=settings.body_timeout,
-                send_timeout=settings.send_timeout,
-            ),
+            "http": bounded_protocol(self._settings, max_connections=allowed_connections(raise_limit())),
             "ws": "none",
             "lifespan": "on",
             "log_config": None,

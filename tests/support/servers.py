@@ -103,8 +103,9 @@ def real_server(
     environ: Mapping[str, str] | None = None,
     wait_ready: bool = True,
     expect_clean: bool = True,
+    prefix: Sequence[str] = (),
 ) -> Iterator[RealServer]:
-    """`oprel serve --port 0 FLAGS`. Ends it by SIGTERM; then, with `expect_clean`, asserts exit code 0 and that none
+    """`PREFIX oprel serve --port 0 FLAGS`. Ends it by SIGTERM; then, with `expect_clean`, asserts exit code 0 and that none
     of its children is left."""
     with tempfile.TemporaryDirectory(prefix="oprel-test-") as folder:
         home = Path(folder)
@@ -113,7 +114,7 @@ def real_server(
         log = home / "server.log"
         with log.open("wb") as output:
             process = subprocess.Popen(
-                [sys.executable, "-m", "oprel", "serve", "--port", "0", *flags],
+                [*prefix, sys.executable, "-m", "oprel", "serve", "--port", "0", *flags],
                 env=environment,
                 cwd=home,
                 stdin=subprocess.DEVNULL,
