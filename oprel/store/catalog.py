@@ -5,11 +5,11 @@ from __future__ import annotations
 from collections import defaultdict
 from collections.abc import Iterable, Sequence
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from msgspec import Struct
 from msgspec.structs import replace
 
-from oprel.config import Settings
 from oprel.errors import ModelDamagedError, ModelNotFoundError
 from oprel.schema import Model
 from oprel.store.aliases import Alias, Aliases
@@ -26,6 +26,9 @@ from oprel.store.references import (
     parse_reference,
 )
 from oprel.store.store import Store
+
+if TYPE_CHECKING:
+    from oprel.config import Settings  # its pydantic is heavy, and the command line often does without
 
 __all__ = ["Catalog"]
 
