@@ -342,6 +342,9 @@ class ScriptedDriver(Driver):
         return Support(True, f"scripted runs {model.format}")
 
     def plan(self, model: Model, options: LoadOptions, hardware: Hardware) -> Plan:
+        support = self.supports(model)
+        if not support.supported:
+            raise UnsupportedError(support.reason, capability="format", model=model.name, driver=self.name)
         self.planned.append((model, options))
         script = self.script_of(model.name)
         ladder = (script.bytes_by_device or (("cpu", model.size_bytes),), *script.fallbacks)
