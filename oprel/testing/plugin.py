@@ -1,6 +1,7 @@
-"""The pytest plugin: what `oprel.testing` adds to pytest, which is a marker and nothing that runs by itself.
+"""The pytest plugin: a marker, and readable failures for the contract tests. Nothing runs by itself.
 
-pytest imports it at every start, for everyone who has Oprel installed, so it imports nothing.
+pytest imports this at every start, for everyone who has Oprel installed, so it imports nothing. The tests themselves
+are a class to inherit from: `oprel.testing.contract.DriverContract`.
 """
 
 from __future__ import annotations
@@ -14,6 +15,9 @@ __all__ = ["pytest_configure"]
 
 
 def pytest_configure(config: pytest.Config) -> None:
+    import pytest
+
+    pytest.register_assert_rewrite("oprel.testing.contract")
     config.addinivalue_line(
         "markers", "driver_contract: a test of the driver contract, from oprel.testing.contract.DriverContract"
     )
