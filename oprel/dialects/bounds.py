@@ -11,10 +11,10 @@ from typing import Any
 
 import msgspec
 
-from oprel.dialects.patterns import MAX_REPEATS, PatternError, pattern_repeats
+from oprel.dialects.patterns import MAX_REPEATS, PatternError, checked_pattern
 from oprel.errors import InvalidRequestError
 
-__all__ = ["MAX_STOPS", "SchemaBudget", "checked_schema", "checked_stops"]
+__all__ = ["MAX_STOPS", "SchemaBudget", "checked_schema", "checked_stops", "unenforced_keywords"]
 
 MAX_STOPS = 16
 
@@ -35,6 +35,15 @@ _SINGLES = (
     "propertyNames", "not", "if", "then", "else",
 )  # fmt: skip
 _REPEATS = ("minItems", "maxItems", "minLength", "maxLength")
+
+# What grammars of engines pass over: an answer may break these, and the client should know. Limits of numbers are kept
+# for integers only.
+_UNENFORCED = (
+    "not", "if", "then", "else", "patternProperties", "propertyNames", "minProperties", "maxProperties", "uniqueItems",
+    "contains", "minContains", "maxContains", "multipleOf", "dependentRequired", "dependentSchemas", "unevaluatedItems",
+    "unevaluatedProperties",
+)  # fmt: skip
+_NUMBER_LIMITS = ("minimum", "maximum", "exclusiveMinimum", "exclusiveMaximum")
 
 Schema = dict[str, Any]
 
@@ -66,7 +75,8 @@ def checked_stops(value: str | list[str] | None, *, param: str) -> tuple[str, ..
 
 
 def checked_schema(schema: object, *, param: str, budget: SchemaBudget | None = None) -> str:
-    """The schema as compact JSON text. Raises InvalidRequestError, its `param` the path of the part at fault.
+    """The schema as compact JSON text, its patterns written anew in the plainest form (`patterns` says why). Raises
+    InvalidRequestError, its `param` the path of the part at fault.
 
     Bounds: 64 KiB, 32 levels, 1,000 nodes, 1,000 enum values, 64 alternatives, 500 properties, and 1,000 for the
     product of nested repeats (lengths and item counts; a pattern counts with its own). References stay inside the
@@ -78,11 +88,23 @@ def checked_schema(schema: object, *, param: str, budget: SchemaBudget | None = 
     text = msgspec.json.encode(schema)
     if len(text) > _MAX_SCHEMA_BYTES:
         raise _refused(param, f"has {len(text)} bytes; at most {_MAX_SCHEMA_BYTES} are allowed")
-    measure = _Measure(schema, param)
+    own = msgspec.json.decode(text, type=dict[str, Any])
+    measure = _Measure(own, param)
     measure.walk()
     if budget is not None:
         budget.spend(measure.nodes, param=param)
-    return text.decode()
+    for part, pattern in measure.patterns:
+        part["pattern"] = pattern
+    return msgspec.json.encode(own).decode() if measure.patterns else text.decode()
+
+
+def unenforced_keywords(schema: str) -> tuple[str, ...]:
+    """Keywords of a checked schema that no engine holds an answer to, each once."""
+    found: dict[str, None] = {}
+    for part in _every(msgspec.json.decode(schema, type=dict[str, Any])):
+        names = _UNENFORCED if part.get("type") == "integer" else (*_UNENFORCED, *_NUMBER_LIMITS)
+        found |= dict.fromkeys(name for name in names if name in part)
+    return tuple(found)
 
 
 def _refused(param: str, what: str) -> InvalidRequestError:
@@ -109,6 +131,7 @@ class _Measure:
 
     def __init__(self, root: Schema, param: str) -> None:
         self.nodes = 0
+        self.patterns: list[tuple[Schema, str]] = []
         self._root = root
         self._param = param
         self._own: dict[int, int] = {}
@@ -157,19 +180,24 @@ class _Measure:
             if value > MAX_REPEATS:
                 raise _refused(f"{path}.{name}", f"is {value}; at most {MAX_REPEATS} is allowed")
             own = max(own, value)
-        for name in ("minimum", "maximum", "exclusiveMinimum", "exclusiveMaximum"):
+        for name in _NUMBER_LIMITS:
             value = schema.get(name)
             if isinstance(value, int) and abs(value) >= _INT64:
                 raise _refused(f"{path}.{name}", f"is {value}; it must fit in 64 bits")
-        return max(own, self._pattern(schema.get("pattern"), f"{path}.pattern"))
+        return max(own, self._pattern(schema, f"{path}.pattern"))
 
-    def _pattern(self, pattern: object, path: str) -> int:
+    def _pattern(self, schema: Schema, path: str) -> int:
+        pattern = schema.get("pattern")
+        if pattern is None:
+            return 1
         if not isinstance(pattern, str):
-            return 1  # a property may be called "pattern"
+            raise _refused(path, f"is {pattern!r}; it must be a regular expression")
         try:
-            return pattern_repeats(pattern)
+            found = checked_pattern(pattern)
         except PatternError as error:
             raise _refused(path, f"{error}: {pattern[:100]!r}") from error
+        self.patterns.append((schema, found.text))
+        return found.repeats
 
     def _target(self, reference: object, path: str) -> Schema:
         """The schema that a reference names; a chain of references must end somewhere."""

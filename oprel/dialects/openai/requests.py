@@ -10,7 +10,7 @@ from typing import Any, Literal, get_args
 import msgspec
 from msgspec import Struct
 
-from oprel.dialects.bounds import SchemaBudget, checked_schema, checked_stops
+from oprel.dialects.bounds import SchemaBudget, checked_schema, checked_stops, unenforced_keywords
 from oprel.dialects.openai import rules
 from oprel.dialects.openai.messages import conversation
 from oprel.dialects.openai.wire import (
@@ -35,6 +35,7 @@ from oprel.schema import (
     Thinking,
     Tool,
     ToolChoice,
+    events,
 )
 
 __all__ = [
@@ -44,6 +45,7 @@ __all__ = [
     "embed_request",
     "include_usage",
     "keep_alive_s",
+    "schema_warnings",
 ]
 
 _MAX_TOOLS = 128
@@ -128,6 +130,14 @@ def embed_request(body: EmbeddingBody) -> EmbedRequest:
             f"'input' has {len(inputs)} entries; at most {_MAX_INPUTS} are allowed", param="input"
         )
     return EmbedRequest(inputs)
+
+
+def schema_warnings(request: ChatRequest | CompletionRequest) -> tuple[events.Warning, ...]:
+    """What of a schema an answer may break all the same."""
+    if not isinstance(request.format, JsonSchema):
+        return ()
+    keywords = unenforced_keywords(request.format.schema)
+    return tuple(events.Warning("schema_not_enforced", f"answers aren't held to '{name}'") for name in keywords)
 
 
 def include_usage(body: ChatBody | CompletionBody) -> bool:

@@ -126,6 +126,14 @@ def test_unknown_fields_and_the_engines_warnings_are_headers() -> None:
         ]
 
 
+def test_what_a_schema_asks_in_vain_is_a_header() -> None:
+    schema = {"type": "array", "items": {"type": "string"}, "uniqueItems": True}
+    shape = {"type": "json_schema", "json_schema": {"name": "x", "schema": schema}}
+    for path, body in ((CHAT, HELLO), (COMPLETIONS, PROMPT)):
+        reply = post(path, {**body, "response_format": shape})
+        assert reply.all("x-oprel-warning") == ["schema_not_enforced; answers aren't held to 'uniqueItems'"]
+
+
 def test_choices() -> None:
     answer = post(CHAT, {**HELLO, "n": 6}).json()
     assert [choice["index"] for choice in answer["choices"]] == list(range(6))
