@@ -17,7 +17,6 @@ from oprel.dialects.openai.requests import (
     completion_requests,
     include_usage,
     keep_alive_s,
-    schema_warnings,
 )
 from oprel.dialects.openai.settling import settled
 from oprel.dialects.openai.wire import ChatBody, CompletionBody
@@ -40,8 +39,8 @@ async def chat_completions(services: Services, raw: bytes, client: str) -> Answe
     body = found.body
     asked = chat_request(body)
     n = body.n or 1
-    warnings = (*unknown_fields(found.unknown), *schema_warnings(asked))
-    async with _generating(services, (asked,), n, body=body, client=client) as (lease, stream):
+    warnings = (*unknown_fields(found.unknown), *asked.warnings)
+    async with _generating(services, (asked.request,), n, body=body, client=client) as (lease, stream):
         named = label("chatcmpl", body.model, lease.plan)
         if body.stream:
             encoder = ChatStream(named, choices=n, include_usage=include_usage(body))
@@ -59,7 +58,7 @@ async def completions(services: Services, raw: bytes, client: str) -> Answer:
     body = found.body
     asked = completion_requests(body)
     choices = len(asked.requests) * asked.n
-    warnings = (*unknown_fields(found.unknown), *schema_warnings(asked.requests[0]))
+    warnings = (*unknown_fields(found.unknown), *asked.warnings)
     async with _generating(services, asked.requests, asked.n, body=body, client=client) as (lease, stream):
         named = label("cmpl", body.model, lease.plan)
         prefixes = await _echoes(asked, lease)

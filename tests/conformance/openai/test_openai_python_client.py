@@ -142,10 +142,11 @@ PATTERNS = [r"^\d{3}-\d{4}$", r"^[\w.-]{1,8}$", r"^a\.b$", "^abc", r"^[a-z]+(-[a
 def test_patterns_are_kept(client: OpenAI, pattern: str) -> None:
     """Engines pass over some forms of patterns in silence; they get none of those."""
     schema = {"type": "object", "properties": {"a": {"type": "string", "pattern": pattern}}, "required": ["a"]}
+    shape: Any = {"type": "json_schema", "json_schema": {"name": "x", "schema": schema}}
     answer = client.chat.completions.create(
         model=CHAT_MODEL,
         messages=QUESTION,
-        response_format={"type": "json_schema", "json_schema": {"name": "x", "schema": schema}},
+        response_format=shape,
         temperature=1.2,
         seed=1,
         max_tokens=60,

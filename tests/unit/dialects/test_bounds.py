@@ -105,7 +105,7 @@ def test_a_recursive_schema_passes() -> None:
 
 def test_all_schemas_of_a_request_share_a_budget() -> None:
     budget = SchemaBudget()
-    large = {"prefixItems": [{}] * 998}
+    large: dict[str, Any] = {"prefixItems": [{}] * 998}
     for _ in range(4):
         checked_schema(large, param="s", budget=budget)
     with pytest.raises(InvalidRequestError, match="4000 nodes in total"):

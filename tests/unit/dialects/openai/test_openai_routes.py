@@ -111,7 +111,8 @@ def test_the_engine_gets_the_translated_request() -> None:
 def test_without_max_tokens_time_is_the_limit() -> None:
     async def steps(app: ScriptedApp) -> Any:
         await app.post(CHAT, HELLO)
-        return app.engine.calls[0].request.sampling
+        request: Any = app.engine.calls[0].request
+        return request.sampling
 
     sampling = run(steps, settings=Settings(request_time_limit=12))
     assert (sampling.max_tokens, sampling.time_limit_s, sampling.temperature, sampling.top_p) == (None, 12, 1, 1)
