@@ -88,11 +88,5 @@ def test_a_wrong_type_is_500_in_ollamas_words(name: str, value: object, text: st
     assert (refused.value.row.status, str(refused.value)) == (500, text)
 
 
-def test_the_models_own_load_options_stand_below_the_requests() -> None:
-    model = scripted_model(parameters=(("num_ctx", 4096), ("num_thread", "many"), ("num_batch", 8)))
-    assert load_options(model, chosen({})) == LoadOptions(context_tokens=4096, batch_tokens=8)
-    assert load_options(model, chosen({"num_ctx": 512})) == LoadOptions(context_tokens=512, batch_tokens=8)
-
-
 def test_no_context_is_longer_than_the_model_was_trained_for() -> None:
     assert load_options(scripted_model(context_tokens=8192), chosen({"num_ctx": 100_000})).context_tokens == 8192
