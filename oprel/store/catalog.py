@@ -5,12 +5,11 @@ from __future__ import annotations
 from collections import defaultdict
 from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
-from typing import Protocol
+from typing import TYPE_CHECKING, Protocol
 
 from msgspec import Struct
 from msgspec.structs import replace
 
-from oprel.config import Settings
 from oprel.errors import InvalidNameError, ModelDamagedError, ModelNotFoundError
 from oprel.schema import Model
 from oprel.store.aliases import Alias, Aliases
@@ -28,6 +27,9 @@ from oprel.store.references import (
 )
 from oprel.store.remote_shelf import RemoteShelf
 from oprel.store.store import Store
+
+if TYPE_CHECKING:
+    from oprel.config import Settings  # its pydantic is heavy, and the command line often does without
 
 __all__ = ["Catalog", "Shelf"]
 

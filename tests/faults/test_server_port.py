@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import resource
 import socket
 import subprocess
 import sys
@@ -19,6 +18,7 @@ from support.servers import ScriptedServer, clean_environment, real_server, run_
 
 from oprel.config import Settings
 from oprel.errors import ConfigError, OprelError
+from oprel.server.descriptors import allowed_connections
 from oprel.server.listen import bind, program_at, who_answers
 from oprel.server.running import check_exposure
 
@@ -120,6 +120,15 @@ class TestInUse:
             assert (server.state_dir / f"server-{server.port}.json").exists()
 
 
+def test_an_unknown_driver_is_told_at_once(tmp_path: Path) -> None:
+    ended = run_oprel("serve", "--port", "0", "--driver", "nothing", environ=clean_environment(tmp_path))
+    assert ended.returncode == 1
+    assert ended.stdout == ""
+    (line,) = ended.stderr.splitlines()
+    assert line.startswith("oprel: There is no driver 'nothing': installed are ")
+    assert not list((tmp_path / ".oprel/state").glob("server-*"))
+
+
 class TestExposure:
     """A server that others can reach needs a key, or the word that it needs none."""
 
@@ -156,23 +165,27 @@ class TestExposure:
             assert "secret" not in server.output
 
 
-@pytest.mark.skipif(sys.platform != "linux", reason="RLIMIT_NOFILE and /proc")
-def test_without_file_descriptors_it_waits_and_recovers() -> None:
-    """F25: connections beyond the limit fail or wait, without spinning; when others close, all is well again."""
-    with real_server() as server:
-        used = len(list(Path(f"/proc/{server.process.pid}/fd").iterdir()))
-        resource.prlimit(server.process.pid, resource.RLIMIT_NOFILE, (used + 8, used + 8))
-        crowd = [socket.create_connection(("127.0.0.1", server.port), timeout=10) for _ in range(30)]
+@pytest.mark.skipif(sys.platform != "linux", reason="prlimit and /proc")
+def test_connections_never_take_the_last_file_descriptors() -> None:
+    """F25: more connections than descriptors are dropped, without spinning; when others close, all is well again."""
+    with real_server(prefix=("prlimit", "--nofile=64:64")) as server:
+        crowd = [socket.create_connection(("127.0.0.1", server.port), timeout=10) for _ in range(80)]
         try:
             before = _cpu_s(server.process.pid)
             with pytest.raises(OSError):
                 ask(server.port, "/health", limit_s=1.5)
             time.sleep(0.5)  # what is measured is what happens while nothing should
             assert _cpu_s(server.process.pid) - before < 1.0
+            assert len(list(Path(f"/proc/{server.process.pid}/fd").iterdir())) < 56
         finally:
             for each in crowd:
                 each.close()
-        wait_until(lambda: _answers(server.port), limit_s=15, what="the server to answer again")
+        wait_until(lambda: _answers(server.port), limit_s=15, what=f"another answer; {server.output}")
+
+
+@pytest.mark.parametrize(("limit", "connections"), [(64, 16), (1024, 496), (20, 8), (1 << 20, 524272)])
+def test_connections_by_limit(limit: int, connections: int) -> None:
+    assert allowed_connections(limit) == connections
 
 
 def _answers(port: int) -> bool:
@@ -215,4 +228,4 @@ def test_version_imports_nothing() -> None:
     ended = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True, timeout=30)
     version, modules = ended.stdout.splitlines()
     assert version == "oprel 1.0.0"
-    assert modules.replace("'__future__', ", "") == "['oprel', 'oprel.cli']"
+    assert modules.replace("'__future__', ", "") == "['oprel', 'oprel.cli', 'oprel.version']"
