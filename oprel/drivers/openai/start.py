@@ -14,7 +14,6 @@ from urllib.parse import urlsplit
 import msgspec
 from msgspec import Struct
 
-import oprel
 from oprel.drivers.contract import DriverOptions
 from oprel.drivers.openai.engine import RemoteEngine
 from oprel.drivers.openai.failures import RemoteFailures
@@ -77,7 +76,7 @@ async def _secrets(remote: Remote, plan: Plan) -> tuple[str | None, ssl.SSLConte
 
 def _client(url: str, key: str | None, tls: ssl.SSLContext | None) -> QuickClient:
     # Some front ends refuse who doesn't say a name, or compress for who doesn't say not to.
-    headers = {"User-Agent": f"oprel/{oprel.__version__}", "Accept-Encoding": "identity"}
+    headers = {"User-Agent": "oprel", "Accept-Encoding": "identity"}
     return QuickClient(url, api_key=key, tls=tls, headers=headers)
 
 
