@@ -14,6 +14,7 @@ from oprel.dialects.ollama.conversation import opened
 from oprel.dialects.ollama.durations import keep_alive
 from oprel.dialects.ollama.errors import OllamaErrors, refusal
 from oprel.dialects.ollama.generation import Begun, Job, Turn, begun, performed
+from oprel.dialects.ollama.honouring import honoured
 from oprel.dialects.ollama.lines import GENERATE
 from oprel.dialects.ollama.media import attachments, with_text
 from oprel.dialects.ollama.options import chosen
@@ -58,6 +59,7 @@ async def _prepared(services: Services, body: bytes, client: str) -> Job:
     _check(asked, model, media)
     thinking = translation.thinking(wanted, model, name=asked.model)
     options = chosen(asked.options)
+    turn.asked = options.sampling
     load = admission.load_options(model, options)
     turn.warnings += admission.ignored(options.ignored, unknown)
     if not asked.prompt:
@@ -147,18 +149,15 @@ class _Prompt:
         text = await self.rendered(engine)
         if not self._asked.raw and engine.capabilities.tokenize:
             self._turn.context_of = partial(_context, engine, text)
-        return await begun(
-            engine.complete(
-                CompletionRequest(
-                    text,
-                    self._sampling,
-                    suffix=self._asked.suffix or None,
-                    images=tuple(part for part in self._media if isinstance(part, ImagePart)),
-                    format=self._format,
-                    logprobs=self._logprobs,
-                )
-            )
+        completion = CompletionRequest(
+            text,
+            self._sampling,
+            suffix=self._asked.suffix or None,
+            images=tuple(part for part in self._media if isinstance(part, ImagePart)),
+            format=self._format,
+            logprobs=self._logprobs,
         )
+        return await begun(engine.complete(honoured(engine, completion, self._turn.asked, self._turn.warnings)))
 
     async def rendered(self, engine: Engine) -> str:
         """The whole text that the model is given."""
