@@ -138,36 +138,42 @@ class TestTryingAgain:
 
     def test_a_replica_that_takes_no_connections(self) -> None:
         async def test() -> None:
-            async with Upstream(answering(tell), tcp=True) as two:
-                async with remote_engine(remote_of("http://127.0.0.1:9", two.address)) as engine:
-                    slept = Slept(engine)
-                    for _ in range(5):
-                        assert text(await collect(engine.chat(ask()))) == "Once upon"
-                    assert sum(slept.waits) == 0
-                    assert "1 resting" in (await engine.health()).detail
+            async with (
+                Upstream(answering(tell), tcp=True) as two,
+                remote_engine(remote_of("http://127.0.0.1:9", two.address)) as engine,
+            ):
+                slept = Slept(engine)
+                for _ in range(5):
+                    assert text(await collect(engine.chat(ask()))) == "Once upon"
+                assert sum(slept.waits) == 0
+                assert "1 resting" in (await engine.health()).detail
 
         run(test)
 
     def test_never_after_the_first_token(self) -> None:
         async def test() -> None:
-            async with Upstream(answering(cut_after_a_token, tell), tcp=True) as one:
-                async with remote_engine(remote_of(one.address)) as engine:
-                    found: list[Event] = []
-                    with pytest.raises(EngineFailedError, match="the remote 'cluster' broke off its answer"):
-                        async for batch in engine.chat(ask()):
-                            found += batch
-                    assert text(found) == "Once"
-                    assert sum(request.path.endswith("/completions") for request in one.requests) == 1
+            async with (
+                Upstream(answering(cut_after_a_token, tell), tcp=True) as one,
+                remote_engine(remote_of(one.address)) as engine,
+            ):
+                found: list[Event] = []
+                with pytest.raises(EngineFailedError, match="the remote 'cluster' broke off its answer"):
+                    async for batch in engine.chat(ask()):
+                        found += batch
+                assert text(found) == "Once"
+                assert sum(request.path.endswith("/completions") for request in one.requests) == 1
 
         run(test)
 
     @pytest.mark.parametrize("status", [400, 401, 403, 404, 422, 500])
     def test_never_where_it_cannot_help(self, status: int) -> None:
         async def test() -> None:
-            async with Upstream(answering(refusing(status), tell), tcp=True) as one:
-                async with remote_engine(remote_of(one.address)) as engine:
-                    with pytest.raises(OprelError):
-                        await collect(engine.chat(ask()))
+            async with (
+                Upstream(answering(refusing(status), tell), tcp=True) as one,
+                remote_engine(remote_of(one.address)) as engine,
+            ):
+                with pytest.raises(OprelError):
+                    await collect(engine.chat(ask()))
 
         run(test)
 
@@ -175,27 +181,33 @@ class TestTryingAgain:
         vectors = json_answer({"data": [{"index": 0, "embedding": [0.6, 0.8]}]})
 
         async def test() -> None:
-            async with Upstream(answering(cut, vectors), tcp=True) as one:
-                async with remote_engine(remote_of(one.address)) as engine:
-                    Slept(engine)
-                    made = await engine.embed(EmbedRequest(("x",)))
-                    assert (made.vectors, made.prompt_tokens) == (((0.6, 0.8),), 0)
+            async with (
+                Upstream(answering(cut, vectors), tcp=True) as one,
+                remote_engine(remote_of(one.address)) as engine,
+            ):
+                Slept(engine)
+                made = await engine.embed(EmbedRequest(("x",)))
+                assert (made.vectors, made.prompt_tokens) == (((0.6, 0.8),), 0)
 
         run(test)
 
     def test_retry_after_is_honoured_within_a_limit(self) -> None:
         async def test() -> None:
-            async with Upstream(answering(refusing(429, Retry_After="3"), tell), tcp=True) as one:
-                async with remote_engine(remote_of(one.address)) as engine:
-                    slept = Slept(engine)
-                    assert text(await collect(engine.chat(ask()))) == "Once upon"
-                    assert slept.waits == [pytest.approx(3.0)]
-            async with Upstream(answering(refusing(429, Retry_After="120")), tcp=True) as one:
-                async with remote_engine(remote_of(one.address)) as engine:
-                    slept = Slept(engine)
-                    with pytest.raises(BusyError, match="is busy") as caught:
-                        await collect(engine.chat(ask()))
-                    assert (slept.waits, caught.value.retry_after_s) == ([], 120.0)
+            async with (
+                Upstream(answering(refusing(429, Retry_After="3"), tell), tcp=True) as one,
+                remote_engine(remote_of(one.address)) as engine,
+            ):
+                slept = Slept(engine)
+                assert text(await collect(engine.chat(ask()))) == "Once upon"
+                assert slept.waits == [pytest.approx(3.0)]
+            async with (
+                Upstream(answering(refusing(429, Retry_After="120")), tcp=True) as one,
+                remote_engine(remote_of(one.address)) as engine,
+            ):
+                slept = Slept(engine)
+                with pytest.raises(BusyError, match="is busy") as caught:
+                    await collect(engine.chat(ask()))
+                assert (slept.waits, caught.value.retry_after_s) == ([], 120.0)
 
         run(test)
 
@@ -218,20 +230,22 @@ class TestTryingAgain:
 
     def test_it_comes_back_by_itself(self) -> None:
         async def test() -> None:
-            async with Upstream(answering(cut, cut, cut, cut, cut, cut, tell), tcp=True) as one:
-                async with remote_engine(remote_of(one.address)) as engine:
-                    slept = Slept(engine)
-                    with pytest.raises(RemoteGoneError):
-                        await collect(engine.chat(ask()))
-                    while slept.now < 1e9:
-                        slept.now += 60
-                        try:
-                            found = await collect(engine.chat(ask()))
-                        except RemoteGoneError:
-                            continue
-                        assert text(found) == "Once upon"
-                        assert (await engine.health()).detail == "Its replicas: 1 ready."
-                        return
+            async with (
+                Upstream(answering(cut, cut, cut, cut, cut, cut, tell), tcp=True) as one,
+                remote_engine(remote_of(one.address)) as engine,
+            ):
+                slept = Slept(engine)
+                with pytest.raises(RemoteGoneError):
+                    await collect(engine.chat(ask()))
+                while slept.now < 1e9:
+                    slept.now += 60
+                    try:
+                        found = await collect(engine.chat(ask()))
+                    except RemoteGoneError:
+                        continue
+                    assert text(found) == "Once upon"
+                    assert (await engine.health()).detail == "Its replicas: 1 ready."
+                    return
 
         run(test)
 
@@ -263,14 +277,17 @@ class TestReplicas:
             await peer.send(chunk(sse(chat_chunk(finish="stop")) + DONE), LAST_CHUNK)
 
         async def test() -> None:
-            async with Upstream(answering(wait), tcp=True) as one, Upstream(answering(wait), tcp=True) as two:
-                async with remote_engine(remote_of(one.address, two.address)) as engine:
-                    asked = [asyncio.create_task(collect(engine.chat(ask()))) for _ in range(6)]
-                    await eventually(lambda: sum(replica.standing.in_use for replica in engine.replicas) == 6)
-                    assert [replica.standing.in_use for replica in engine.replicas] == [3, 3]
-                    go.set()
-                    await asyncio.gather(*asked)
-                    assert [replica.standing.in_use for replica in engine.replicas] == [0, 0]
+            async with (
+                Upstream(answering(wait), tcp=True) as one,
+                Upstream(answering(wait), tcp=True) as two,
+                remote_engine(remote_of(one.address, two.address)) as engine,
+            ):
+                asked = [asyncio.create_task(collect(engine.chat(ask()))) for _ in range(6)]
+                await eventually(lambda: sum(replica.standing.in_use for replica in engine.replicas) == 6)
+                assert [replica.standing.in_use for replica in engine.replicas] == [3, 3]
+                go.set()
+                await asyncio.gather(*asked)
+                assert [replica.standing.in_use for replica in engine.replicas] == [0, 0]
 
         run(test)
 
@@ -392,14 +409,16 @@ class TestSentences:
         monkeypatch.setenv("CANARY", KEY)
 
         async def test() -> None:
-            async with Upstream(answering(answer), tcp=True) as one:
-                async with remote_engine(remote_of(one.address, key_env="CANARY")) as engine:
-                    with pytest.raises(kind, match=says) as caught:
-                        await collect(engine.chat(ask()))
-                    message = caught.value.message
-                    assert "cluster" in message or isinstance(caught.value, ContextLengthError)
-                    assert "127.0.0.1" not in message
-                    assert "\n" not in message
+            async with (
+                Upstream(answering(answer), tcp=True) as one,
+                remote_engine(remote_of(one.address, key_env="CANARY")) as engine,
+            ):
+                with pytest.raises(kind, match=says) as caught:
+                    await collect(engine.chat(ask()))
+                message = caught.value.message
+                assert "cluster" in message or isinstance(caught.value, ContextLengthError)
+                assert "127.0.0.1" not in message
+                assert "\n" not in message
 
         run(test)
 
@@ -422,24 +441,28 @@ class TestSentences:
         caplog.set_level(0)
 
         async def test() -> None:
-            async with Upstream(answering(answer), tcp=True) as one:
-                async with remote_engine(remote_of(one.address, key_env="CANARY")) as engine:
-                    assert one.requests[0].headers["authorization"] == f"Bearer {KEY}"
-                    with pytest.raises(OprelError) as caught:
-                        await collect(engine.chat(ask()))
-                    seen = [str(caught.value), repr(caught.value), repr(caught.value.args), *engine.log_tail()]
-                    seen += [repr(engine), repr(engine.plan), str((await engine.health()).detail)]
-                    assert KEY not in "\n".join(seen)
+            async with (
+                Upstream(answering(answer), tcp=True) as one,
+                remote_engine(remote_of(one.address, key_env="CANARY")) as engine,
+            ):
+                assert one.requests[0].headers["authorization"] == f"Bearer {KEY}"
+                with pytest.raises(OprelError) as caught:
+                    await collect(engine.chat(ask()))
+                seen = [str(caught.value), repr(caught.value), repr(caught.value.args), *engine.log_tail()]
+                seen += [repr(engine), repr(engine.plan), str((await engine.health()).detail)]
+                assert KEY not in "\n".join(seen)
 
         run(test)
         assert KEY not in caplog.text
 
     def test_no_key_where_one_is_wanted(self) -> None:
         async def test() -> None:
-            async with Upstream(answering(refusing(401)), tcp=True) as one:
-                async with remote_engine(remote_of(one.address)) as engine:
-                    with pytest.raises(EngineFailedError, match=r"wants a key .* name one with key_env or key_file"):
-                        await collect(engine.chat(ask()))
+            async with (
+                Upstream(answering(refusing(401)), tcp=True) as one,
+                remote_engine(remote_of(one.address)) as engine,
+            ):
+                with pytest.raises(EngineFailedError, match=r"wants a key .* name one with key_env or key_file"):
+                    await collect(engine.chat(ask()))
 
         run(test)
 
@@ -447,10 +470,12 @@ class TestSentences:
         told = chunk(b'data: {"object":"error","message":"the worker died","code":500}\n\n')
 
         async def test() -> None:
-            async with Upstream(answering(b"".join([stream_head(), told])), tcp=True) as one:
-                async with remote_engine(remote_of(one.address)) as engine:
-                    with pytest.raises(EngineFailedError, match="the worker died"):
-                        await collect(engine.chat(ask()))
+            async with (
+                Upstream(answering(b"".join([stream_head(), told])), tcp=True) as one,
+                remote_engine(remote_of(one.address)) as engine,
+            ):
+                with pytest.raises(EngineFailedError, match="the worker died"):
+                    await collect(engine.chat(ask()))
 
         run(test)
 
