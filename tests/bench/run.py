@@ -1,10 +1,11 @@
-"""Oprel's costs, measured: `python tests/bench/run.py [relay|overhead|footprint ...]` (all by default).
+"""Oprel's costs, measured: `python tests/bench/run.py [relay|overhead|remote|footprint ...]` (all by default).
 
 Each figure is the median of runs that alternate with their reference, and is told as a ratio or a difference within
 one run: absolute numbers of a busy machine mean little. Nothing here passes or fails.
 
     relay      events/s that the gateway relays from an engine that costs nothing, in each dialect
     overhead   tokens/s and time to first token through Oprel against the very same engine process asked directly
+    remote     events/s and time to first token of the same engine as a remote over TCP, beside it as a local one
     footprint  resident memory of an idle server; `oprel --version` against `python -c pass`
 """
 
@@ -34,6 +35,7 @@ from support.models import make_store
 
 _HERE = Path(__file__).resolve().parent
 _MODEL = "smollm2:135m"
+_REMOTE = "elsewhere"
 
 
 @dataclass
@@ -70,12 +72,12 @@ def _children(pid: int) -> Iterator[int]:
 
 
 @contextlib.contextmanager
-def serving(*flags: str, models: Path) -> Iterator[Server]:
+def serving(*flags: str, models: Path, environ: dict[str, str] | None = None) -> Iterator[Server]:
     with tempfile.TemporaryDirectory(prefix="oprel-bench-") as folder, socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         port = probe.getsockname()[1]
         probe.close()
-        environment = {**os.environ, "OPREL_STATE_DIR": folder, "OPREL_MODELS": str(models)}
+        environment = {**os.environ, "OPREL_STATE_DIR": folder, "OPREL_MODELS": str(models), **(environ or {})}
         command = [sys.executable, "-m", "oprel", "serve", "--port", str(port), *flags]
         process = subprocess.Popen(command, env=environment, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
         try:
@@ -97,10 +99,17 @@ def _wait_ready(port: int, process: subprocess.Popen[bytes]) -> None:
 
 
 def _ask(
-    port: int | None, path: str, tokens: int, *, clients: int, answers: int, direct: Address | None = None
+    port: int | None,
+    path: str,
+    tokens: int,
+    *,
+    clients: int,
+    answers: int,
+    direct: Address | None = None,
+    model: str = _MODEL,
 ) -> Load:
     chat: dict[str, object] = {
-        "model": _MODEL,
+        "model": model,
         "messages": [{"role": "user", "content": "Write a long story about a lighthouse."}],
         "stream": True,
     }
@@ -127,6 +136,54 @@ def relay(models: Path, rounds: int, engine: str | None) -> None:
             runs = [_ask(None, path, 4000, clients=8, answers=64, direct=direct) for _ in range(rounds)]
             rate = statistics.median(run.events_per_s for run in runs)
             print(f"relay {'(engine asked directly)':24} {rate:10,.0f} events/s, 8 streams")
+
+
+def remote(models: Path, rounds: int) -> None:
+    """The costless engine twice: as the local one, and over TCP behind a local name. Runs alternate."""
+    with contextlib.ExitStack() as stack:
+        folder = Path(stack.enter_context(tempfile.TemporaryDirectory()))
+        wrapper = folder / "costless-llama-server"
+        wrapper.write_text(f'#!/bin/sh\nexec "{sys.executable}" "{_HERE / "costless_engine.py"}" "$@"\n')
+        wrapper.chmod(0o755)
+        port = stack.enter_context(_costless_on_tcp())
+        config = folder / "config.toml"
+        config.write_text(f'[remote.bench]\nurl = "http://127.0.0.1:{port}"\nmodels = {{ "{_REMOTE}" = "bench" }}\n')
+        flags = ("--llama-server", str(wrapper), "--parallel", "8")
+        server = stack.enter_context(serving(*flags, models=models, environ={"OPREL_CONFIG": str(config)}))
+        for path in ("/v1/chat/completions", "/api/chat"):
+            rates: dict[str, list[float]] = {_MODEL: [], _REMOTE: []}
+            firsts: dict[str, list[float]] = {_MODEL: [], _REMOTE: []}
+            for model in rates:
+                _ask(server.port, path, 500, clients=1, answers=2, model=model)
+            for _ in range(rounds):
+                for model, found in rates.items():
+                    found.append(_ask(server.port, path, 4000, clients=8, answers=64, model=model).events_per_s)
+                    few = _ask(server.port, path, 16, clients=1, answers=200, model=model)
+                    firsts[model].append(few.median_first_event_ms)
+            here, there = (statistics.median(found) for found in rates.values())
+            ratio = statistics.median(b / a for a, b in zip(*rates.values(), strict=True))
+            first = [statistics.median(found) for found in firsts.values()]
+            print(
+                f"remote {path:24} {there:10,.0f} events/s, 8 streams; {ratio:.2f} of a local engine ({here:,.0f}); "
+                f"first token {first[1]:.2f} ms (local {first[0]:.2f} ms)"
+            )
+
+
+@contextlib.contextmanager
+def _costless_on_tcp() -> Iterator[int]:
+    with socket.create_server(("127.0.0.1", 0)) as probe:
+        port = probe.getsockname()[1]
+    command = [sys.executable, str(_HERE / "costless_engine.py"), "--host", "127.0.0.1", "--port", str(port)]
+    process = subprocess.Popen(command)
+    try:
+        for _ in range(100):
+            with contextlib.suppress(OSError), socket.create_connection(("127.0.0.1", port), timeout=1):
+                break
+            time.sleep(0.05)
+        yield port
+    finally:
+        process.kill()
+        process.wait()
 
 
 def overhead(models: Path, rounds: int) -> None:
@@ -184,11 +241,11 @@ def _seconds(command: list[str]) -> float:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("what", nargs="*", choices=["relay", "overhead", "footprint", []], default=[])
+    parser.add_argument("what", nargs="*", choices=["relay", "overhead", "remote", "footprint", []], default=[])
     parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--engine", help="another costless engine for `relay` (llama-server's command line)")
     options = parser.parse_args()
-    what = options.what or ["relay", "overhead", "footprint"]
+    what = options.what or ["relay", "overhead", "remote", "footprint"]
     with tempfile.TemporaryDirectory(prefix="oprel-bench-models-") as folder:
         models = Path(folder)
         make_store(models)
@@ -197,6 +254,8 @@ def main() -> None:
             relay(models, options.rounds, options.engine)
         if "overhead" in what:
             overhead(models, options.rounds)
+        if "remote" in what:
+            remote(models, options.rounds)
         if "footprint" in what:
             footprint(models, options.rounds)
 
