@@ -31,7 +31,8 @@ from pathlib import Path
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 from load import Address, Load, run_load
-from support.models import make_store
+from support.models import make_store, smollm2_gguf
+from support.real_engine import real_engine_on_tcp
 
 _HERE = Path(__file__).resolve().parent
 _MODEL = "smollm2:135m"
@@ -167,6 +168,29 @@ def remote(models: Path, rounds: int) -> None:
                 f"remote {path:24} {there:10,.0f} events/s, 8 streams; {ratio:.2f} of a local engine ({here:,.0f}); "
                 f"first token {first[1]:.2f} ms (local {first[0]:.2f} ms)"
             )
+
+    _remote_tokens(models, rounds)
+
+
+def _remote_tokens(models: Path, rounds: int) -> None:
+    """Tokens/s of a real engine over TCP, as a remote and asked directly."""
+    with contextlib.ExitStack() as stack:
+        engine = stack.enter_context(real_engine_on_tcp(smollm2_gguf(), slots=8))
+        direct = Address(port=int(engine.address.rpartition(":")[2]))
+        config = Path(stack.enter_context(tempfile.TemporaryDirectory()), "config.toml")
+        config.write_text(f'[remote.bench]\nurl = "{engine.address}"\nmodels = {{ "{_REMOTE}" = "bench" }}\n')
+        server = stack.enter_context(serving(models=models, environ={"OPREL_CONFIG": str(config)}))
+        path = "/v1/chat/completions"
+        _ask(server.port, path, 8, clients=8, answers=16, model=_REMOTE)
+        for clients, answers, tokens in ((1, 3, 128), (8, 16, 64)):
+            ratios = []
+            for _ in range(rounds):
+                through = _ask(server.port, path, tokens, clients=clients, answers=answers, model=_REMOTE)
+                asked = _ask(None, path, tokens, clients=clients, answers=answers, direct=direct)
+                ratios.append(through.events_per_s / asked.events_per_s)
+            spread = f"{min(ratios):.3f} to {max(ratios):.3f}"
+            median = statistics.median(ratios)
+            print(f"remote tokens/s, {clients} client(s): {median:.3f} of the engine asked directly ({spread})")
 
 
 @contextlib.contextmanager
