@@ -41,6 +41,8 @@ class Settings(BaseModel):
     driver: str = "auto"
     drivers: tuple[str, ...] = ()  # third parties' drivers that `auto` may choose
     llama_server: Path | None = None
+    exllama_python: Path | None = None  # an interpreter that has exllamav2, exllamav3 or both
+    exllama: dict[str, Any] = {}  # the table [exllama]: its drivers' options, checked by oprel.drivers.exllama
     preload: tuple[str, ...] = ()
     parallel: int | None = None
     context: int | None = None
@@ -260,6 +262,12 @@ def _size(value: Any, home: Path) -> int:
     return size
 
 
+def _table(value: Any, home: Path) -> dict[str, Any]:
+    if not isinstance(value, dict):
+        raise ValueError
+    return value
+
+
 def _key(value: Any, home: Path) -> tuple[str, ...]:
     keys = (value,) if isinstance(value, str) else tuple(value)
     keys = tuple(key.strip() for key in keys)
@@ -309,6 +317,10 @@ _SETTINGS: dict[str, _Setting] = {
     "driver": _Setting("driver", _text, "auto, or a driver's name (see `oprel drivers`)"),
     "drivers": _Setting("drivers", _words, "a list of drivers' names", project=False),
     "llama_server": _Setting("llama_server", _path, "the path of a llama-server program", project=False),
+    "exllama_python": _Setting(
+        "exllama_python", _path, "the path of a Python that has exllamav2 or exllamav3", project=False
+    ),
+    "exllama": _Setting("exllama", _table, "a table [exllama] in the config file", project=False),
     "preload": _Setting("preload", _words, "a list of models' names", ("MODEL",)),
     "parallel": _Setting(
         "parallel", _whole(1, zero_means_planned=True), _COUNT, ("NUM_PARALLEL",), "OLLAMA_NUM_PARALLEL"

@@ -301,7 +301,6 @@ class Settings:
     draft: Path | None = None
     draft_tokens: int = 4
     template: Path | None = None
-    build_dir: Path | None = None
     name: str = "model"
 
     @property
@@ -381,7 +380,7 @@ class Exllama:
         self.settings = settings
         self.torch = _import_torch()
         report("building", 0, 0)
-        with _build_lock(settings.build_dir):
+        with _build_lock(os.environ.get("TORCH_EXTENSIONS_DIR")):
             self._import()
         report("loading", 0, 0)
         try:
@@ -843,14 +842,15 @@ def _import_library(name: str) -> Any:
 
 
 @contextlib.contextmanager
-def _build_lock(folder: Path | None) -> Iterator[None]:
+def _build_lock(path: str | None) -> Iterator[None]:
     """Keeps two hosts from compiling into one folder, and clears what a killed compilation left: torch waits for ever
     for a lock file whose owner is gone. The folder is Oprel's own: under our lock every other lock in it is stale."""
-    if folder is None:
+    if not path:
         yield
         return
     import fcntl
 
+    folder = Path(path)
     folder.mkdir(mode=0o700, parents=True, exist_ok=True)
     with (folder / "oprel.lock").open("a") as held:
         fcntl.flock(held, fcntl.LOCK_EX)
@@ -2004,7 +2004,6 @@ def read_arguments(words: list[str]) -> Settings:
     add("--draft", type=Path)
     add("--draft-tokens", type=int, default=4)
     add("--template", type=Path)
-    add("--build-dir", type=Path)
     add("--name", default="model")
     found = vars(parser.parse_args(words))
     try:
