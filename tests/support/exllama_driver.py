@@ -5,12 +5,11 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-from support.exllama_python import write_model
-
 from oprel.drivers import DriverOptions
 from oprel.drivers.exllama import ExllamaV2Driver, ExllamaV3Driver
 from oprel.drivers.exllama.probe import HOST
 from oprel.schema import EngineProbe, Gpu, Hardware, Model, ModelFile
+from support.exllama_python import write_model
 
 __all__ = ["GIB", "driver_for", "make_gpu", "make_hardware", "make_model", "make_probe", "model_in"]
 

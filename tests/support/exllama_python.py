@@ -31,7 +31,7 @@ class Script:
     `packages`: what is installed. `answer` is what the model says, over and over if `endless`, else followed by the
     token `ends_with`. `tokens_max`: a larger cache runs out of memory. `failure` is the text of what `iterate` raises
     at the steps `fails_at`, or at every one from `fails_from` on ("memory": out of GPU memory). `job_error`: prompts
-    with this text fail alone, as only exllamav3 can.
+    with this text fail alone, as only exllamav3 can; with `refuses` they trip an assertion at `enqueue`.
     """
 
     packages: tuple[str, ...] = ("torch", "exllamav2", "exllamav3")
@@ -57,6 +57,7 @@ class Script:
     dies_at: int | None = None
     stalls_at: int | None = None
     job_error: str = ""
+    refuses: str = ""
     python_error: str = ""
 
 

@@ -191,6 +191,8 @@ class FakeGenerator:
     def enqueue(self, job: FakeJob) -> int:
         self._check_thread()
         total = -(-(len(job.prompt) + job.max_new_tokens) // self.page_size)
+        if SCRIPT["refuses"] and SCRIPT["refuses"].encode() in bytes(token for token in job.prompt if token < 256):
+            total = 99
         assert total <= self.max_pages, (
             f"Job requires {total} pages (only {self.max_pages} available) and cannot be enqueued. Total cache "
             f"allocated is {self.max_pages} * {self.page_size} = {self.cache_tokens} tokens"
