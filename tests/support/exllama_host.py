@@ -123,12 +123,13 @@ def start_host(
     context: int = 512,
     slots: int = 2,
     model: Path | None = None,
+    python: Path | None = None,
     environ: dict[str, str] | None = None,
     **script: Any,
 ) -> Iterator[RunningHost]:
     """A host that has been started and may not be ready; it is gone at the end. Its model is a new one, of the
-    engine's first format, unless given; `words` are further ones of its command line."""
-    python = install(folder / "env", **script)
+    engine's first format, unless given; `words` are further ones of its command line. `python` None: the stand-ins'."""
+    python = python or install(folder / "env", **script)
     if model is None:
         model = write_model(folder / "model", quantization={"exllamav2": "exl2", "exllamav3": "exl3"}[engine]).parent
     log = folder / "host.log"
