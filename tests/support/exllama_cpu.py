@@ -1,7 +1,7 @@
 """The real libraries' Python on a processor: configs, tokenizers, generators, jobs, samplers and filters as they are,
 with their forward pass and what they have compiled replaced by a few lines.
 
-`install(folder, python, sources)` writes an interpreter that runs the host so. `python` has torch (a CPU build will do),
+`install(folder, python, sources)` writes an interpreter that runs the host so. `python` has torch (any build will do),
 tokenizers, safetensors, llguidance and what else the libraries import; `sources` is the folder of the unpacked wheels.
 The "model" says `ANSWER`, token by token, whatever it is asked.
 """
