@@ -340,7 +340,7 @@ async def freeze(pid: int) -> None:
     """Returns when all of its threads stand: the signal alone takes a moment."""
     os.kill(pid, signal.SIGSTOP)
     status = Path(f"/proc/{pid}/stat")
-    while status.exists() and status.read_text().rpartition(")")[2].split()[0] != "T":  # noqa: ASYNC110
+    while status.exists() and status.read_text().rpartition(")")[2].split()[0] != "T":  # noqa: ASYNC110, ASYNC240
         await asyncio.sleep(0.005)
 
 
