@@ -41,6 +41,9 @@ class Settings(BaseModel):
     driver: str = "auto"
     drivers: tuple[str, ...] = ()  # third parties' drivers that `auto` may choose
     llama_server: Path | None = None
+    trees_dir: Path = Path("~/.oprel/trees")  # models that are folders
+    vllm_python: Path | None = None  # an interpreter that has vLLM, or the `vllm` program
+    vllm: dict[str, Any] = {}  # the table [vllm]: its driver's own options, checked by oprel.drivers.vllm
     preload: tuple[str, ...] = ()
     parallel: int | None = None
     context: int | None = None
@@ -105,7 +108,8 @@ def load_settings(
     origins = _Origins(flags or {}, environ, home, Path.cwd() if cwd is None else cwd)
     for level in reversed(origins.levels()):
         values.update(_read_level(level, home, below=values))
-    for name in ("models_dir", "state_dir"):
+    values.setdefault("trees_dir", values["state_dir"].parent / "trees")
+    for name in ("models_dir", "state_dir", "trees_dir"):
         values[name] = _absolute(values[name], origins.cwd)
     if "extra_models_dirs" not in values:
         values["extra_models_dirs"] = _ollama_stores(environ, home, besides=values["models_dir"])
@@ -260,6 +264,12 @@ def _size(value: Any, home: Path) -> int:
     return size
 
 
+def _table(value: Any, home: Path) -> dict[str, Any]:
+    if not isinstance(value, dict):
+        raise ValueError
+    return value
+
+
 def _key(value: Any, home: Path) -> tuple[str, ...]:
     keys = (value,) if isinstance(value, str) else tuple(value)
     keys = tuple(key.strip() for key in keys)
@@ -309,6 +319,9 @@ _SETTINGS: dict[str, _Setting] = {
     "driver": _Setting("driver", _text, "auto, or a driver's name (see `oprel drivers`)"),
     "drivers": _Setting("drivers", _words, "a list of drivers' names", project=False),
     "llama_server": _Setting("llama_server", _path, "the path of a llama-server program", project=False),
+    "trees_dir": _Setting("trees_dir", _path, _PATH),
+    "vllm_python": _Setting("vllm_python", _path, "the path of a Python that has vLLM, or of a vllm program", project=False),
+    "vllm": _Setting("vllm", _table, "a table [vllm] in the config file", project=False),
     "preload": _Setting("preload", _words, "a list of models' names", ("MODEL",)),
     "parallel": _Setting(
         "parallel", _whole(1, zero_means_planned=True), _COUNT, ("NUM_PARALLEL",), "OLLAMA_NUM_PARALLEL"

@@ -14,9 +14,10 @@ Pooling = Literal["none", "mean", "cls", "last", "rank"]
 
 
 class ModelFile(Struct, frozen=True):
-    """`path` is absolute; `digest` is lowercase hex SHA-256 without a prefix."""
+    """`path` is absolute; `digest` is lowercase hex SHA-256 without a prefix. A "companion" is what a model that is a
+    folder has beside its weights: config, tokenizer, template."""
 
-    role: Literal["weights", "projector", "adapter", "draft"]
+    role: Literal["weights", "projector", "adapter", "draft", "companion"]
     path: str
     digest: str
     size_bytes: int
@@ -31,7 +32,8 @@ class Model(Struct, frozen=True):
     trained length, `kv_bytes_per_token` the cost of one token of context with an f16 cache.
     `chat_template` is the Jinja text in the file; `template` a Go template from the manifest. `parameters` are the
     manifest's, by Ollama's option names. `capabilities` uses Ollama's words (completion, embedding, tools, vision,
-    thinking, insert, audio). `damage` says why the model can't be loaded, when it can't.
+    thinking, insert, audio). `own_code`: the model's config asks for Python code of its own, which is never run.
+    `damage` says why the model can't be loaded, when it can't.
     """
 
     name: str
@@ -59,6 +61,7 @@ class Model(Struct, frozen=True):
     licenses: tuple[str, ...] = ()
     capabilities: frozenset[str] = frozenset()
     aliases: tuple[str, ...] = ()
+    own_code: bool = False
     damage: str | None = None
 
     @property

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import oprel
 from oprel.config import Settings
@@ -12,7 +12,7 @@ from oprel.drivers import DriverOptions
 from oprel.drivers.children import choose_run_dir, sweep
 from oprel.drivers.registry import Registry
 from oprel.scheduler import Scheduler
-from oprel.store import Catalog
+from oprel.store import Catalog, Trees
 
 if TYPE_CHECKING:
     from oprel.sources import Puller
@@ -44,18 +44,31 @@ def make_catalog(settings: Settings) -> Catalog:
     return Catalog.from_settings(settings)
 
 
+def _tables(settings: Settings) -> tuple[tuple[str, dict[str, Any]], ...]:
+    """Drivers' own options. Checked here, since a driver is made when it is first needed, which may be never."""
+    if not settings.vllm:
+        return ()
+    from oprel.drivers.vllm.options import VllmOptions
+
+    VllmOptions.parse(settings.vllm)
+    return (("vllm", settings.vllm),)
+
+
 def make_puller(settings: Settings, catalog: Catalog | None = None) -> Puller:
     from oprel.sources import Puller
 
-    return Puller(catalog or make_catalog(settings))
+    trees = Trees(settings.trees_dir, state_dir=settings.state_dir)
+    return Puller(catalog or make_catalog(settings), trees=trees)
 
 
 def make_registry(settings: Settings) -> Registry:
     """Imports no driver. Its run directory is made, private, if it isn't there."""
-    executables = () if settings.llama_server is None else (("llama-server", str(settings.llama_server)),)
+    named = {"llama-server": settings.llama_server, "vllm": settings.vllm_python}
+    executables = tuple((name, str(path)) for name, path in named.items() if path is not None)
     options = DriverOptions(
         run_dir=str(choose_run_dir(settings.state_dir / "run")),
         executables=executables,
+        tables=_tables(settings),
         start_timeout_s=settings.load_timeout,
         stall_timeout_s=settings.stall_timeout,
     )

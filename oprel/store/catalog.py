@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 from msgspec import Struct
 from msgspec.structs import replace
 
-from oprel.errors import ModelDamagedError, ModelNotFoundError
+from oprel.errors import InvalidNameError, ModelDamagedError, ModelNotFoundError
 from oprel.schema import Model
 from oprel.store.aliases import Alias, Aliases
 from oprel.store.gguf import GgufMetadata, read_gguf
@@ -26,13 +26,26 @@ from oprel.store.references import (
     parse_reference,
 )
 from oprel.store.store import Store
+from oprel.store.trees import Trees
 
 if TYPE_CHECKING:
     from oprel.config import Settings  # its pydantic is heavy, and the command line often does without
 
-__all__ = ["Catalog"]
+__all__ = ["Catalog", "Shelf"]
 
 _ALL_ARRAYS = 1 << 22
+
+
+class Shelf(Protocol):
+    """Models of another kind than Ollama's store holds: folders, remote ones. Asked from several threads; what can't
+    be used is a model with `damage`."""
+
+    def find(self, name: str) -> Model | None:
+        """A model by its name, without regard to case."""
+        ...
+
+    # Below the others, since its name would hide the type.
+    def list(self) -> tuple[Model, ...]: ...
 
 
 class _Found(Struct, frozen=True):
@@ -56,8 +69,16 @@ class Catalog:
     looked at on each use. A manifest, config or file that can't be used makes that one model damaged.
     """
 
-    def __init__(self, store: Store, *, aliases: Aliases | None = None, extra_dirs: Sequence[Path] = ()) -> None:
+    def __init__(
+        self,
+        store: Store,
+        *,
+        aliases: Aliases | None = None,
+        extra_dirs: Sequence[Path] = (),
+        shelves: Sequence[Shelf] = (),
+    ) -> None:
         self.store = store
+        self.shelves = tuple(shelves)
         self.aliases = aliases if aliases is not None else Aliases()
         roots = [store.models_dir, *(path.expanduser().absolute() for path in extra_dirs)]
         self._roots = tuple(dict.fromkeys(roots))
@@ -67,12 +88,20 @@ class Catalog:
     def from_settings(cls, settings: Settings) -> Catalog:
         """Raises ConfigError for a file of aliases that can't be read."""
         store = Store(settings.models_dir, state_dir=settings.state_dir)
-        return cls(store, aliases=Aliases.load(settings.aliases_file), extra_dirs=settings.extra_models_dirs)
+        return cls(
+            store,
+            aliases=Aliases.load(settings.aliases_file),
+            extra_dirs=settings.extra_models_dirs,
+            shelves=(Trees(settings.trees_dir, state_dir=settings.state_dir),),
+        )
 
     def find(self, name: str) -> Model:
-        """An installed name (without regard to case), then an alias, then `pypi:…` and `OWNER/REPO` as they were
-        stored. Raises InvalidNameError, ModelNotFoundError; a damaged model is returned, with `damage`."""
+        """An installed name (without regard to case; the store before the shelves), then an alias, then `pypi:…` and
+        `OWNER/REPO` as they were stored. Raises InvalidNameError, ModelNotFoundError; a damaged model is returned,
+        with `damage`."""
         found = self._look_up(name)
+        if (found is None or not _is_called(found, name)) and (shelved := self._shelved(name)) is not None:
+            return shelved
         if found is None:
             raise ModelNotFoundError(
                 f"Model {name[:200]!r} isn't here; get it with: oprel pull {name[:200]}", model=name
@@ -99,6 +128,16 @@ class Catalog:
         """The newest model stored from that source, with weights of that digest if one is given."""
         found = self._covered(reference, digest)
         return None if found is None else found.model
+
+    def delete(self, name: str) -> bool:
+        """From the store, or the folders; False where neither has it."""
+        parsed = ModelName.parse(name)
+        return self.store.delete(parsed) or any(
+            shelf.delete(name) for shelf in self.shelves if isinstance(shelf, Trees)
+        )
+
+    def _shelved(self, name: str) -> Model | None:
+        return next((model for shelf in self.shelves if (model := shelf.find(name)) is not None), None)
 
     def _look_up(self, name: str) -> _Found | None:
         reference = parse_reference(name)
@@ -190,7 +229,16 @@ class Catalog:
                     found[entry.name.key] = _Found(entry.name, self._model(entry))
         aliases = self._aliases_by_name(found.values())
         models = [replace(each.model, aliases=tuple(aliases[each.name.key])) for each in found.values()]
+        taken = {model.name.lower() for model in models}
+        models += [model for shelf in self.shelves for model in shelf.list() if model.name.lower() not in taken]
         return tuple(sorted(models, key=lambda model: (-model.modified_at, model.name)))
+
+
+def _is_called(found: _Found, name: str) -> bool:
+    try:
+        return ModelName.parse(name).key == found.name.key
+    except InvalidNameError:
+        return False
 
 
 def _meant_by(alias: Alias, groups: defaultdict[tuple[str, str], list[_Found]]) -> _Found | None:

@@ -81,7 +81,7 @@ def _shown(services: Services, model: Model, asked: ShowRequest, name: str) -> b
             system=system,
             details=details(model, parent=model.parent),
             messages=[ShownMessage(message.role, message.text) for message in model.messages],
-            model_info=_model_info(weights, verbose=asked.verbose) if weights else {},
+            model_info=_model_info(weights, verbose=asked.verbose) if weights else _known_info(model),
             projector_info=_file_info(projector.path, verbose=asked.verbose) if projector else {},
             tensors=[ShownTensor(t.name, t.type, t.shape) for t in weights.tensors] if weights else (),
             capabilities=[name for name in _CAPABILITIES if name in model.capabilities],
@@ -114,6 +114,21 @@ def _model_info(metadata: GgufMetadata, *, verbose: bool) -> dict[str, Any]:
         is_long = isinstance(value, SkippedArray) or (isinstance(value, list) and bool(value) and not verbose)
         shown[key] = None if is_long else value
     return dict(sorted(shown.items()))
+
+
+def _known_info(model: Model) -> dict[str, Any]:
+    """For a model without GGUF metadata: the same keys, as far as they are known."""
+    family = next(iter(model.families), "")
+    if not family or model.damage is not None:
+        return {}
+    known = {
+        "general.architecture": family,
+        "general.parameter_count": model.parameter_count,
+        f"{family}.block_count": model.layers,
+        f"{family}.context_length": model.context_tokens,
+        f"{family}.embedding_length": model.embedding_length,
+    }
+    return {key: value for key, value in sorted(known.items()) if value is not None}
 
 
 def _template(model: Model) -> str:
