@@ -11,6 +11,7 @@ import math
 import os
 import re
 import sys
+import time
 import tomllib
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
@@ -19,7 +20,9 @@ from typing import Any
 
 from pydantic import BaseModel, ConfigDict
 
+from oprel.durations import parse_duration
 from oprel.errors import ConfigError
+from oprel.remotes import Origin, Remote, read_remotes
 
 __all__ = ["DEFAULT_PORT", "Address", "Settings", "config_dir", "load_settings", "parse_address", "parse_duration"]
 
@@ -67,6 +70,7 @@ class Settings(BaseModel):
     allow_unauthenticated: bool = False
     origins: tuple[str, ...] = ()
     allowed_hosts: tuple[str, ...] = ()  # names that this server may be called by, beyond its own
+    remotes: tuple[Remote, ...] = ()  # other servers, whose models have local names
     verbose: bool = False
 
     @property
@@ -134,31 +138,6 @@ def parse_address(text: str) -> Address:
     if re.search(r"[\s@\\?#]", host):
         raise ValueError(f"{host!r} is not a host name")
     return Address(host=host, port=port, scheme=scheme, path=(slash + path).rstrip("/"))
-
-
-_DURATION_UNITS = {"ns": 1e-9, "us": 1e-6, "µs": 1e-6, "μs": 1e-6, "ms": 1e-3, "s": 1.0, "m": 60.0, "h": 3600.0}
-_DURATION_PART = re.compile(r"(\d+\.?\d*|\.\d+)(ns|us|µs|μs|ms|s|m|h)")
-
-
-def parse_duration(value: object) -> float:
-    """Seconds from a number (seconds) or a Go duration (`5m`, `1h30m`, `300ms`); any negative one is for ever."""
-    if isinstance(value, int | float) and not isinstance(value, bool):
-        seconds = float(value)
-    else:
-        seconds = _duration_text(str(value).strip())
-    if math.isnan(seconds):
-        raise ValueError("not a number")
-    return math.inf if seconds < 0 else seconds
-
-
-def _duration_text(text: str) -> float:
-    if re.fullmatch(r"[+-]?(\d+\.?\d*|\.\d+)", text):
-        return float(text)
-    sign, body = (-1.0, text[1:]) if text.startswith("-") else (1.0, text.removeprefix("+"))
-    parts = _DURATION_PART.findall(body)
-    if not parts or "".join(number + unit for number, unit in parts) != body:
-        raise ValueError("not a duration")
-    return sign * sum(float(number) * _DURATION_UNITS[unit] for number, unit in parts)
 
 
 def _split_port(hostport: str) -> tuple[str, int | None]:
@@ -290,6 +269,10 @@ def _key_file(value: Any, home: Path) -> tuple[str, ...]:
     return _key(keys, home)
 
 
+def _by_hand(value: Any, home: Path) -> Any:
+    raise NotImplementedError("read where its place is known")
+
+
 @dataclass(frozen=True, slots=True)
 class _Setting:
     """`names`: suffixes after `OPREL_`, the first found wins; `ollama`: the variable that means the same. `field` is
@@ -364,6 +347,7 @@ _SETTINGS: dict[str, _Setting] = {
         "origins", _words, "a list of origins such as https://app.example", (), "OLLAMA_ORIGINS", project=False
     ),
     "allowed_hosts": _Setting("allowed_hosts", _words, "a list of host names", project=False),
+    "remote": _Setting("remotes", _by_hand, "tables [remote.NAME]"),
     "verbose": _Setting("verbose", _yes_or_no, "true or false"),
 }
 
@@ -378,6 +362,7 @@ class _Given:
     key: str
     value: object
     origin: str
+    is_project: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -452,7 +437,7 @@ def _file(path: Path, *, project: bool) -> Iterator[_Given]:
                 f"{key!r} can't be set by a project ({path}): move it to {config_dir()}/config.toml, "
                 "where only you write"
             )
-        yield _Given(key, value, str(path))
+        yield _Given(key, value, str(path), project)
 
 
 def _nearest(key: str) -> str:
@@ -475,6 +460,9 @@ def _read_level(level: list[_Given], home: Path, *, below: Mapping[str, Any]) ->
         setting = _SETTINGS.get(given.key)
         if setting is None:
             raise ConfigError(f"{given.origin} is no setting{_nearest(given.key)}")
+        if setting.field == "remotes":
+            values["remotes"] = _with_remotes(below.get("remotes", ()), given, home)
+            continue
         value = _read(given, setting.read, setting.wants, home)
         if setting.field == "api_keys":  # a key and a file of keys add up
             value = (*values.get("api_keys", ()), *value)
@@ -484,6 +472,17 @@ def _read_level(level: list[_Given], home: Path, *, below: Mapping[str, Any]) ->
             values["port"] = _read(given, lambda value, _: _port_number(value), "a number from 0 to 65535", home)
             values["_address_port"] = False
     return values
+
+
+def _with_remotes(below: tuple[Remote, ...], given: _Given, home: Path) -> tuple[Remote, ...]:
+    """Those of this place beside those of weaker ones. A name that both have is this place's whole: a key that the
+    user's own file names never goes to an address that another file gives."""
+    file = Path(given.origin)
+    written_at = file.stat().st_mtime if file.is_file() else time.time()
+    folder = file.parent.absolute() if file.is_file() else Path.cwd()
+    origin = Origin(given.origin, folder, home, is_project=given.is_project, written_at=written_at)
+    found = {remote.name: remote for remote in read_remotes(given.value, origin)}
+    return (*found.values(), *(remote for remote in below if remote.name not in found))
 
 
 def _read_host(given: _Given, below: Mapping[str, Any]) -> dict[str, Any]:

@@ -8,7 +8,7 @@ from msgspec import Struct
 
 from oprel.schema.messages import Message
 
-__all__ = ["Model", "ModelFile", "Pooling"]
+__all__ = ["Model", "ModelFile", "Pooling", "RemoteModel"]
 
 Pooling = Literal["none", "mean", "cls", "last", "rank"]
 
@@ -23,6 +23,13 @@ class ModelFile(Struct, frozen=True):
     size_bytes: int
 
 
+class RemoteModel(Struct, frozen=True):
+    """`remote` is the name of a configured server, `id` what the model is called there."""
+
+    remote: str
+    id: str
+
+
 class Model(Struct, frozen=True):
     """One entry of the catalog.
 
@@ -32,7 +39,8 @@ class Model(Struct, frozen=True):
     trained length, `kv_bytes_per_token` the cost of one token of context with an f16 cache.
     `chat_template` is the Jinja text in the file; `template` a Go template from the manifest. `parameters` are the
     manifest's, by Ollama's option names. `capabilities` uses Ollama's words (completion, embedding, tools, vision,
-    thinking, insert, audio). `own_code`: the model's config asks for Python code of its own, which is never run.
+    thinking, insert, audio); none: not known. `own_code`: the model's config asks for Python code of its own, which is
+    never run. `driver` is the one that its configuration names, `remote` where it runs when it has no files here.
     `damage` says why the model can't be loaded, when it can't.
     """
 
@@ -62,6 +70,8 @@ class Model(Struct, frozen=True):
     capabilities: frozenset[str] = frozenset()
     aliases: tuple[str, ...] = ()
     own_code: bool = False
+    driver: str | None = None
+    remote: RemoteModel | None = None
     damage: str | None = None
 
     @property

@@ -19,6 +19,8 @@ if TYPE_CHECKING:
 
 __all__ = ["compose", "make_catalog", "make_puller", "make_registry"]
 
+OPENAI = "openai"
+
 _log = logging.getLogger("oprel.server")
 
 
@@ -69,7 +71,10 @@ def make_registry(settings: Settings) -> Registry:
         run_dir=str(choose_run_dir(settings.state_dir / "run")),
         executables=executables,
         tables=_tables(settings),
+        remotes=settings.remotes,
         start_timeout_s=settings.load_timeout,
         stall_timeout_s=settings.stall_timeout,
     )
-    return Registry(options, wanted=(settings.driver, *settings.drivers))
+    # Who configured a remote wants its driver; `auto` never takes it for a model that isn't there.
+    remote = (OPENAI,) if settings.remotes else ()
+    return Registry(options, wanted=(settings.driver, *settings.drivers, *remote))

@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Protocol
 
 from msgspec import Struct
 from msgspec.structs import replace
@@ -25,6 +25,7 @@ from oprel.store.references import (
     Reference,
     parse_reference,
 )
+from oprel.store.remote_shelf import RemoteShelf
 from oprel.store.store import Store
 from oprel.store.trees import Trees
 
@@ -92,7 +93,10 @@ class Catalog:
             store,
             aliases=Aliases.load(settings.aliases_file),
             extra_dirs=settings.extra_models_dirs,
-            shelves=(Trees(settings.trees_dir, state_dir=settings.state_dir),),
+            shelves=(
+                Trees(settings.trees_dir, state_dir=settings.state_dir),
+                *((RemoteShelf(settings.remotes),) if settings.remotes else ()),
+            ),
         )
 
     def find(self, name: str) -> Model:
@@ -103,8 +107,9 @@ class Catalog:
         if (found is None or not _is_called(found, name)) and (shelved := self._shelved(name)) is not None:
             return shelved
         if found is None:
+            excuse = "".join(f"; {text}" for text in self._problems())
             raise ModelNotFoundError(
-                f"Model {name[:200]!r} isn't here; get it with: oprel pull {name[:200]}", model=name
+                f"Model {name[:200]!r} isn't here; get it with: oprel pull {name[:200]}{excuse}", model=name
             )
         return replace(found.model, aliases=self._aliases_of(found))
 
@@ -138,6 +143,11 @@ class Catalog:
 
     def _shelved(self, name: str) -> Model | None:
         return next((model for shelf in self.shelves if (model := shelf.find(name)) is not None), None)
+
+    def _problems(self) -> Iterator[str]:
+        for shelf in self.shelves:
+            if isinstance(shelf, RemoteShelf):
+                yield from shelf.problems()
 
     def _look_up(self, name: str) -> _Found | None:
         reference = parse_reference(name)
@@ -228,9 +238,15 @@ class Catalog:
                 if entry.name.key not in found:
                     found[entry.name.key] = _Found(entry.name, self._model(entry))
         aliases = self._aliases_by_name(found.values())
-        models = [replace(each.model, aliases=tuple(aliases[each.name.key])) for each in found.values()]
-        taken = {model.name.lower() for model in models}
-        models += [model for shelf in self.shelves for model in shelf.list() if model.name.lower() not in taken]
+        taken = {each.model.name.lower() for each in found.values()}
+        shelved: dict[str, Model] = {}
+        for model in (model for shelf in self.shelves for model in shelf.list()):
+            if model.name.lower() not in taken:
+                shelved.setdefault(model.name.lower(), model)
+        models = [*shelved.values()]
+        for each in found.values():
+            shown = tuple(alias for alias in aliases[each.name.key] if alias.lower() not in shelved)
+            models.append(replace(each.model, aliases=shown))
         return tuple(sorted(models, key=lambda model: (-model.modified_at, model.name)))
 
 
