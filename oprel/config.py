@@ -303,7 +303,7 @@ _SETTINGS: dict[str, _Setting] = {
     "drivers": _Setting("drivers", _words, "a list of drivers' names", project=False),
     "llama_server": _Setting("llama_server", _path, "the path of a llama-server program", project=False),
     "trees_dir": _Setting("trees_dir", _path, _PATH),
-    "vllm_python": _Setting("vllm_python", _path, "the path of a Python that has vLLM, or of a vllm program", project=False),
+    "vllm_python": _Setting("vllm_python", _path, "the path of a Python with vLLM", project=False),
     "vllm": _Setting("vllm", _table, "a table [vllm] in the config file", project=False),
     "preload": _Setting("preload", _words, "a list of models' names", ("MODEL",)),
     "parallel": _Setting(

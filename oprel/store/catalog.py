@@ -134,6 +134,10 @@ class Catalog:
         found = self._covered(reference, digest)
         return None if found is None else found.model
 
+    def is_stored(self, name: ModelName) -> bool:
+        """Whether a store, this one or one that is read, has a model of that very name."""
+        return self._entry(name) is not None
+
     def delete(self, name: str) -> bool:
         """From the store, or the folders; False where neither has it."""
         parsed = ModelName.parse(name)

@@ -162,7 +162,7 @@ def _walk(folder: Path, below: str, depth: int) -> Iterator[tuple[str, os.stat_r
 
 
 def _is_plain(part: str) -> bool:
-    return bool(part) and part not in (".", "..") and not part.startswith(".") and part.isprintable() and "\\" not in part
+    return bool(part) and not part.startswith(".") and part.isprintable() and "\\" not in part
 
 
 def _refused(folder: Path, name: str, what: str) -> InvalidRequestError:

@@ -14,6 +14,7 @@ SOCKET = "{socket}"
 TEMPLATE = "{template}"
 SERVED_NAME = "model"
 ADAPTER = "adapter"
+MAX_LOGPROBS = 20
 
 
 @dataclass(frozen=True, slots=True)
@@ -74,7 +75,8 @@ def build_argv(
         add("--max-lora-rank", options.max_lora_rank)
     words += _parallel(options)
     if not model.is_embedding:
-        words.append("--enable-prompt-tokens-details")
+        # One more than OpenAI allows: see `more_top_logprobs`.
+        words += ["--enable-prompt-tokens-details", "--max-logprobs", str(MAX_LOGPROBS + 1)]
     words.append("--disable-uvicorn-access-log")
     return tuple(words)
 

@@ -85,7 +85,7 @@ class VllmOptions(Struct, frozen=True, forbid_unknown_fields=True, kw_only=True)
         table = dict(table)
         models = table.pop(_MODELS, {})
         if not isinstance(models, dict) or not all(isinstance(own, dict) for own in models.values()):
-            raise ConfigError(f"[vllm] {_MODELS} must hold tables: [vllm.{_MODELS}.\"NAME\"]")
+            raise ConfigError(f'[vllm] {_MODELS} must hold tables: [vllm.{_MODELS}."NAME"]')
         options = _convert(table, "[vllm]")
         for name, own in models.items():
             key = _key(name)

@@ -6,14 +6,18 @@ import re
 
 __all__ = ["reasoning_parser", "tool_parser"]
 
+# DeepSeek's marks are written with the wide vertical line and the lower block.
+_CALLS = "<\uff5ctool\u2581calls\u2581begin\uff5c>"
+_ASSISTANT = "<\uff5cAssistant\uff5c>"
+
 # First match wins. A mark is what the template writes around a call, and so what the model writes.
 _TOOLS: tuple[tuple[str, re.Pattern[str]], ...] = tuple(
     (name, re.compile(pattern, re.DOTALL))
     for name, pattern in (
         ("mistral", r"\[TOOL_CALLS\]"),
         ("openai", r"<\|channel\|>"),
-        ("deepseek_v3", r"<｜tool▁calls▁begin｜>.*```json"),
-        ("deepseek_v31", r"<｜tool▁calls▁begin｜>"),
+        ("deepseek_v3", rf"{_CALLS}.*```json"),
+        ("deepseek_v31", _CALLS),
         ("kimi_k2", r"<\|tool_calls_section_begin\|>"),
         ("minimax_m2", r"<minimax:tool_call>"),
         ("glm45", r"<tool_call>.*<arg_key>"),
@@ -33,8 +37,8 @@ _REASONING: tuple[tuple[str, re.Pattern[str]], ...] = tuple(
         ("kimi_k2", r"<\|tool_calls_section_begin\|>.*</think>"),
         ("minimax_m2", r"<minimax:tool_call>.*<think>"),
         ("glm45", r"<arg_key>.*</think>|</think>.*<arg_key>"),
-        ("deepseek_v3", r"<｜Assistant｜>.*\bthinking\b"),
-        ("deepseek_r1", r"<｜Assistant｜>.*<think>"),
+        ("deepseek_v3", rf"{_ASSISTANT}.*\bthinking\b"),
+        ("deepseek_r1", rf"{_ASSISTANT}.*<think>"),
         ("qwen3", r"enable_thinking.*</think>|</think>.*enable_thinking"),
         ("deepseek_r1", r"<think>.*</think>|split\(['\"]</think>['\"]\)"),
     )

