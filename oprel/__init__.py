@@ -17,6 +17,8 @@ The rooms, top to bottom; each imports only what stands below it (checked by imp
 
 from __future__ import annotations
 
+from oprel.version import __version__
+
 TYPE_CHECKING = False  # without importing typing: `oprel --version` has a few milliseconds
 if TYPE_CHECKING:
     from typing import Any
@@ -47,8 +49,6 @@ if TYPE_CHECKING:
         ProgressResponse,
         ShowResponse,
     )
-
-__version__ = "1.0.0"
 
 # Where each public name lives: it is imported when it is first used, so that `import oprel` costs nothing.
 _HOMES = {

@@ -15,7 +15,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     """Exit codes: 0 done, 1 failed, 2 wrong usage, 130 interrupted."""
     arguments = sys.argv[1:] if argv is None else list(argv)
     if arguments in (["--version"], ["version"]):
-        from oprel import __version__
+        from oprel.version import __version__
 
         print(f"oprel {__version__}")
         return 0

@@ -132,11 +132,10 @@ def _tell_plan(plan: Plan, reason: str, terminal: Terminal) -> None:
         ("engine", plan.engine),
         *(("file", f"{file.path} ({file.role}, {size(file.size_bytes)})") for file in plan.files),
         ("device", plan.device),
-        ("layers", f"{layers} on the GPU"),
+        *((("layers", f"{layers} on the GPU"),) if plan.remote is None else ()),
         *(("memory", f"{device}: {size(count)}") for device, count in plan.bytes_by_device),
         ("context", f"{plan.context_tokens} tokens for each of {plan.slots} slots"),
-        ("threads", str(plan.threads)),
-        ("command", " ".join(plan.argv)),
+        *((("threads", str(plan.threads)), ("command", " ".join(plan.argv))) if plan.argv else ()),
         *((f"why {subject}", sentence) for subject, sentence in plan.reasons),
     ]
     width = max(len(fact) for fact, _ in facts) + 2

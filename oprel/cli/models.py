@@ -127,6 +127,8 @@ def _row(model: RunningModel) -> tuple[str, ...]:
 
 
 def _processor(model: RunningModel) -> str:
+    if (model.oprel or {}).get("device") == "remote":
+        return "remote"
     if not model.size or not model.size_vram:
         return "100% CPU"
     share = round(100 * model.size_vram / model.size)

@@ -7,10 +7,10 @@ import os
 import sys
 from collections.abc import Sequence
 
-from oprel import __version__
 from oprel.cli import asking, machine, models, serving
 from oprel.cli.terminal import Terminal
 from oprel.errors import ConfigError, InvalidNameError, OprelError
+from oprel.version import __version__
 
 __all__ = ["run"]
 

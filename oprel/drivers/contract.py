@@ -8,11 +8,10 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import AsyncGenerator
-from typing import Any, ClassVar, Literal
+from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
 from msgspec import Struct
 
-from oprel.remotes import Remote
 from oprel.schema import (
     Availability,
     Capabilities,
@@ -28,6 +27,9 @@ from oprel.schema import (
     Plan,
     Support,
 )
+
+if TYPE_CHECKING:
+    from oprel.config import Remote  # its pydantic is not for drivers
 
 __all__ = ["CONTRACT_VERSION", "Driver", "DriverOptions", "Engine", "EventStream", "Health"]
 

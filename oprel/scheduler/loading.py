@@ -23,25 +23,36 @@ from oprel.schema import Plan, events
 __all__ = ["advance", "died", "give_up_late", "plan_failed", "planned", "start_failed", "started"]
 
 _FALLBACK_CAUSES = ("gpu", "memory")
+# Reasons of a realized plan that a user must hear of without asking for the plan.
+_SURPRISES = frozenset({"context_reduced", "gpu_fallback", "gpu_unused"})
 
 
 def advance(draft: Draft) -> None:
-    """Moves the one load that there is, or begins the next."""
-    current = next((r for r in draft.residents.values() if r.is_loading), None)
-    if current is not None and not draft.waiters(current.family):
-        draft.give_up(current)  # all who wanted it have left
-        current = None
-    if current is None and not any(r.is_loading for r in draft.residents.values()):
-        current = _begin(draft)
-    if current is not None and current.phase == "room":
-        _make_room(draft, current)
+    """Moves the one load that there is, or begins the next. What runs elsewhere waits for nothing that loads here."""
+    for is_remote in (False, True):
+        _advance(draft, is_remote)
     if not any(r.phase == "room" for r in draft.residents.values()):
         _undrain(draft)
 
 
-def _begin(draft: Draft) -> Resident | None:
+def _advance(draft: Draft, is_remote: bool) -> None:
+    current = next((r for r in draft.residents.values() if _is_loading(r, is_remote)), None)
+    if current is not None and not draft.waiters(current.family):
+        draft.give_up(current)  # all who wanted it have left
+        current = None
+    if current is None and not any(_is_loading(r, is_remote) for r in draft.residents.values()):
+        current = _begin(draft, is_remote)
+    if current is not None and current.phase == "room":
+        _make_room(draft, current)
+
+
+def _is_loading(resident: Resident, is_remote: bool) -> bool:
+    return resident.is_loading and resident.family.is_remote == is_remote
+
+
+def _begin(draft: Draft, is_remote: bool) -> Resident | None:
     """The family whose waiter has waited longest, of those that have no engine."""
-    absent = [family for family in draft.lines if family not in draft.residents]
+    absent = [f for f in draft.lines if f not in draft.residents and f.is_remote == is_remote]
     if not absent:
         return None
     family = min(absent, key=lambda family: min(waiter.ticket for waiter in draft.waiters(family)))
@@ -144,7 +155,9 @@ def _make_room(draft: Draft, resident: Resident) -> None:
 
 
 def _fits(draft: Draft, plan: Plan, others: Iterable[Resident]) -> bool:
-    others = list(others)
+    if plan.remote is not None:
+        return True
+    others = [other for other in others if not other.family.is_remote]
     most = draft.limits.max_loaded
     return (most is None or len(others) < max(1, most)) and not fit.deficit(plan, fit.free(draft.limits, others))
 
@@ -153,7 +166,7 @@ def _victim(draft: Draft, plan: Plan, staying: list[Resident]) -> Resident | Non
     """Who leaves next: an idle engine, the one not used for longest; where none is idle, the one to drain, which stays
     the same until it is gone. None: nothing to do but wait."""
     missing = fit.deficit(plan, fit.free(draft.limits, staying))
-    useful = [r for r in staying if r.phase == "ready" and _holds_any(r, missing)]
+    useful = [r for r in staying if r.phase == "ready" and not r.family.is_remote and _holds_any(r, missing)]
     idle = [r for r in useful if not r.is_held]
     if idle:
         return min(idle, key=lambda r: r.used_at)
@@ -209,6 +222,7 @@ def started(draft: Draft, event: Started) -> None:
         ready_at=draft.now,
         used_at=draft.now,
         measured_bytes=event.measured_bytes,
+        warnings=(*resident.warnings, *_told_by(event.plan)),
     )
 
 
@@ -264,6 +278,11 @@ def _record_crash(draft: Draft, resident: Resident, reason: str) -> None:
     if shut is not None:
         draft.refuse_all(family, shut)
         draft.actions.append(Tell(shut.message))
+
+
+def _told_by(plan: Plan) -> tuple[events.Warning, ...]:
+    """What the engine came up with that the user didn't ask for: no silent surprises."""
+    return tuple(events.Warning(subject, text) for subject, text in plan.reasons if subject in _SURPRISES)
 
 
 def _fallback_code(cause: str) -> str:

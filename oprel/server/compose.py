@@ -5,7 +5,6 @@ from __future__ import annotations
 import logging
 from typing import TYPE_CHECKING, Any
 
-import oprel
 from oprel.config import Settings
 from oprel.dialects.services import Services
 from oprel.drivers import DriverOptions
@@ -13,6 +12,7 @@ from oprel.drivers.children import choose_run_dir, sweep
 from oprel.drivers.registry import Registry
 from oprel.scheduler import Scheduler
 from oprel.store import Catalog, Trees
+from oprel.version import __version__
 
 if TYPE_CHECKING:
     from oprel.sources import Puller
@@ -37,7 +37,7 @@ def compose(settings: Settings) -> Services:
         catalog=catalog,
         scheduler=Scheduler(catalog=catalog, registry=registry, settings=at_once),
         puller=make_puller(settings, catalog),
-        version=oprel.__version__,
+        version=__version__,
         registry=registry,
     )
 

@@ -8,8 +8,8 @@ import time
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 
-import oprel
 from oprel.config import Settings
+from oprel.version import __version__
 
 __all__ = ["server_state"]
 
@@ -19,7 +19,7 @@ def server_state(settings: Settings) -> Iterator[None]:
     """There while the block runs; what a crash left is written over."""
     path = settings.state_dir / f"server-{settings.port}.json"
     path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
-    told = {"pid": os.getpid(), "url": settings.base_url, "version": oprel.__version__, "started_at": time.time()}
+    told = {"pid": os.getpid(), "url": settings.base_url, "version": __version__, "started_at": time.time()}
     partial = path.with_suffix(f".{os.getpid()}")
     descriptor = os.open(partial, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600)
     with os.fdopen(descriptor, "w") as file:

@@ -7,12 +7,15 @@ import logging
 import threading
 import time
 from collections.abc import Callable, Sequence
+from typing import TYPE_CHECKING
 
 from oprel.errors import ConfigError, InvalidNameError
-from oprel.remotes import Remote
 from oprel.schema import Model, RemoteModel
 from oprel.store.names import ModelName, as_name_part
 from oprel.store.remote_listing import MAX_LISTING_BYTES, ListedModel, read_listing
+
+if TYPE_CHECKING:
+    from oprel.config import Remote
 
 __all__ = ["RemoteShelf", "ask_listing"]
 
@@ -29,7 +32,7 @@ _WORDS = {
 }  # fmt: skip
 _DRIVER = "openai"
 
-Ask = Callable[[Remote], Sequence[ListedModel]]
+Ask = Callable[["Remote"], Sequence[ListedModel]]
 """What a remote lists now. Blocks; raises ConfigError, OSError or ValueError with half a sentence."""
 
 

@@ -25,6 +25,8 @@ async def delete(services: Services, body: bytes) -> Answer:
         _, model = await admission.find(services, raw)
     except InvalidNameError:
         raise refusal("invalid_name", name=go_quoted(raw)) from None
+    if model.remote is not None:
+        raise refusal("remote_model", name=model.name)
     if not await asyncio.to_thread(services.catalog.delete, model.name):
         raise refusal("not_our_store", name=model.name)
     yield Head(200, ((b"content-length", b"0"),))

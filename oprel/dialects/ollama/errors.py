@@ -41,6 +41,9 @@ ROWS: Mapping[str, Row] = {
     "not_our_store": Row(
         400, "model '{name}' is in a store of Ollama's, which is only read here: remove it with ollama rm"
     ),
+    "remote_model": Row(
+        400, "model '{name}' is on another server: it is listed here because config.toml names that one"
+    ),
     "local_and_cloud": Row(400, "use either :local or :cloud, not both: {name}"),
     "cloud_model": Row(403, "ollama cloud is disabled: remote model is unavailable"),
     "cloud_model_details": Row(403, "ollama cloud is disabled: remote model details are unavailable"),
@@ -94,6 +97,9 @@ def refusal(name: str, /, **facts: object) -> Refusal:
     row = ROWS[name]
     return Refusal(row, row.text.format(**facts))
 
+
+# Texts quote what the client sent, which may be megabytes.
+_TEXT_LIMIT = 4000
 
 _CONTEXT = (
     "the prompt is longer than the context length currently available to the model; shorten the prompt, adjust the "
@@ -197,4 +203,5 @@ class OllamaErrors:
 
 
 def _body(text: str) -> bytes:
-    return dumps({"error": text})
+    shown = text if len(text) <= _TEXT_LIMIT else text[:_TEXT_LIMIT] + "…"
+    return dumps({"error": shown})

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Sequence
 from functools import partial
 from typing import Literal
@@ -13,11 +14,12 @@ from oprel.dialects.ollama.conversation import opened
 from oprel.dialects.ollama.durations import keep_alive
 from oprel.dialects.ollama.errors import OllamaErrors, refusal
 from oprel.dialects.ollama.generation import Begun, Job, Turn, begun, performed
+from oprel.dialects.ollama.honouring import honoured
 from oprel.dialects.ollama.lines import GENERATE
 from oprel.dialects.ollama.media import attachments, with_text
 from oprel.dialects.ollama.options import chosen
+from oprel.dialects.ollama.wire import LARGE_BYTES, read_off_loop
 from oprel.dialects.ollama.wire import GenerateRequest as WireRequest
-from oprel.dialects.ollama.wire import read
 from oprel.dialects.services import Services
 from oprel.drivers import Engine
 from oprel.schema import (
@@ -42,11 +44,12 @@ def generate(services: Services, body: bytes, errors: OllamaErrors, *, client: s
 
 
 async def _prepared(services: Services, body: bytes, client: str) -> Job:
-    asked, unknown = read(body, WireRequest)
+    asked, unknown = await read_off_loop(body, WireRequest)
     keep = keep_alive(asked.keep_alive)
     wanted = translation.wanted_thinking(asked.think)
     turn = Turn(GENERATE, asked.model, asked.stream, hide_thinking=wanted is not None and not wanted.enabled)
-    media = attachments(asked.images)
+    large = len(body) > LARGE_BYTES
+    media = await asyncio.to_thread(attachments, asked.images) if large else attachments(asked.images)
     admission.check_top_logprobs(asked.top_logprobs)
     if not asked.model:
         raise refusal("no_such_model", name="")
@@ -56,6 +59,7 @@ async def _prepared(services: Services, body: bytes, client: str) -> Job:
     _check(asked, model, media)
     thinking = translation.thinking(wanted, model, name=asked.model)
     options = chosen(asked.options)
+    turn.asked = options.sampling
     load = admission.load_options(model, options)
     turn.warnings += admission.ignored(options.ignored, unknown)
     if not asked.prompt:
@@ -145,18 +149,15 @@ class _Prompt:
         text = await self.rendered(engine)
         if not self._asked.raw and engine.capabilities.tokenize:
             self._turn.context_of = partial(_context, engine, text)
-        return await begun(
-            engine.complete(
-                CompletionRequest(
-                    text,
-                    self._sampling,
-                    suffix=self._asked.suffix or None,
-                    images=tuple(part for part in self._media if isinstance(part, ImagePart)),
-                    format=self._format,
-                    logprobs=self._logprobs,
-                )
-            )
+        completion = CompletionRequest(
+            text,
+            self._sampling,
+            suffix=self._asked.suffix or None,
+            images=tuple(part for part in self._media if isinstance(part, ImagePart)),
+            format=self._format,
+            logprobs=self._logprobs,
         )
+        return await begun(engine.complete(honoured(engine, completion, self._turn.asked, self._turn.warnings)))
 
     async def rendered(self, engine: Engine) -> str:
         """The whole text that the model is given."""

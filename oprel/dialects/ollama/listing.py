@@ -16,10 +16,11 @@ from oprel.dialects.services import Services
 from oprel.scheduler import LoadedModel
 from oprel.schema import Model
 
-__all__ = ["OLLAMA_VERSION", "Details", "details", "ps", "tags", "version"]
+__all__ = ["OLLAMA_VERSION", "Details", "details", "ps", "shown_capabilities", "tags", "version"]
 
 # The version of the interface that is kept; clients compare it with what they need.
 OLLAMA_VERSION = "0.33.0"
+_PRESUMED = frozenset({"completion"})
 
 
 class Details(Struct, frozen=True, omit_defaults=True):
@@ -87,8 +88,13 @@ def _listed(model: Model) -> Iterator[Listed]:
             size=model.size_bytes,
             digest=model.digest,
             details=details(model, parent=model.parent, lengths=True),
-            capabilities=sorted(model.capabilities),
+            capabilities=sorted(shown_capabilities(model)),
         )
+
+
+def shown_capabilities(model: Model) -> frozenset[str]:
+    """What isn't known of a model elsewhere is shown as what most can."""
+    return model.capabilities or (_PRESUMED if model.remote is not None else frozenset())
 
 
 def details(model: Model, *, parent: str = "", lengths: bool = False) -> Details:
@@ -109,7 +115,8 @@ def ps(services: Services) -> dict[str, Any]:
 
 
 def _running(loaded: LoadedModel) -> Running:
-    name, plan = displayed(loaded.name), loaded.plan  # no plan yet while it starts
+    # The name that people use for it, which /api/tags has too; no plan yet while it starts.
+    name, plan = displayed(next(iter(loaded.model.aliases), loaded.name)), loaded.plan
     return Running(
         name=name,
         model=name,

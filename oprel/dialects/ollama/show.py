@@ -13,7 +13,7 @@ from oprel.dialects.ollama import admission
 from oprel.dialects.ollama.durations import local_time
 from oprel.dialects.ollama.errors import refusal
 from oprel.dialects.ollama.gojson import dumps, go_quoted
-from oprel.dialects.ollama.listing import Details, details
+from oprel.dialects.ollama.listing import Details, details, shown_capabilities
 from oprel.dialects.ollama.names import displayed
 from oprel.dialects.ollama.wire import ShowRequest, read
 from oprel.dialects.services import Services
@@ -55,7 +55,7 @@ class Shown(Struct, frozen=True, kw_only=True, omit_defaults=True):
     modified_at: str
 
 
-async def show(services: Services, body: bytes) -> bytes:
+async def show(services: Services, body: bytes, *, user_agent: str = "") -> bytes:
     asked, _ = read(body, ShowRequest)
     raw = asked.model or asked.name
     if not raw:
@@ -64,13 +64,18 @@ async def show(services: Services, body: bytes) -> bytes:
         _, model = await admission.find(services, raw, cloud_row="cloud_model_details")
     except ModelNotFoundError:
         raise refusal("no_such_model", name=displayed(raw)) from None
-    return await asyncio.to_thread(_shown, services, model, asked, displayed(raw))
+    # Copilot shows the base name, and would show one that differs from what its user chose.
+    basename = raw if user_agent.startswith("GitHubCopilotChat/") else None
+    return await asyncio.to_thread(_shown, services, model, asked, displayed(raw), basename)
 
 
-def _shown(services: Services, model: Model, asked: ShowRequest, name: str) -> bytes:
+def _shown(services: Services, model: Model, asked: ShowRequest, name: str, basename: str | None) -> bytes:
     weights = _metadata(services, model, asked.verbose)
     projector = next((file for file in model.files if file.role == "projector"), None)
-    parameters = {name: value for name, value in model.parameters}
+    info = _model_info(weights, verbose=asked.verbose) if weights else _known_info(model)
+    if basename is not None:
+        info["general.basename"] = basename
+    parameters = dict(model.parameters)
     system = asked.system or model.system or ""
     return dumps(
         Shown(
@@ -81,10 +86,10 @@ def _shown(services: Services, model: Model, asked: ShowRequest, name: str) -> b
             system=system,
             details=details(model, parent=model.parent),
             messages=[ShownMessage(message.role, message.text) for message in model.messages],
-            model_info=_model_info(weights, verbose=asked.verbose) if weights else _known_info(model),
+            model_info=info,
             projector_info=_file_info(projector.path, verbose=asked.verbose) if projector else {},
             tensors=[ShownTensor(t.name, t.type, t.shape) for t in weights.tensors] if weights else (),
-            capabilities=[name for name in _CAPABILITIES if name in model.capabilities],
+            capabilities=[name for name in _CAPABILITIES if name in shown_capabilities(model)],
             modified_at=local_time(model.modified_at),
         )
     )
@@ -180,6 +185,8 @@ def _modelfile(model: Model, name: str, system: str, parameters: Mapping[str, An
     ]
     roles = ("weights", "adapter", "draft", "projector")
     words = {"weights": "FROM", "adapter": "ADAPTER", "draft": "DRAFT", "projector": "FROM"}
+    if not model.files:
+        lines.append(f"FROM {name}")
     lines += [f"{words[role]} {file.path}" for role in roles for file in model.files if file.role == role]
     lines.append(f"TEMPLATE {_quoted(_template(model))}")
     if system:

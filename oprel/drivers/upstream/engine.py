@@ -239,7 +239,7 @@ class HttpEngine(Engine):
                 async with asyncio.timeout(_STALL_HOOK_S):
                     await self.on_stall()
         return EngineTimeoutError(
-            f"{self.plan.driver} made no progress for {seconds:.0f} s {doing}, so it was given up; try again",
+            f"{self._failures.named} made no progress for {seconds:.0f} s {doing}, so it was given up; try again",
             driver=self.plan.driver,
             log_tail=self.log_tail(),
         )
@@ -270,7 +270,7 @@ class HttpEngine(Engine):
         except AnswerTimeout as error:
             if is_work and self._pulse.last < began:
                 raise await self._stalled(timeout_s, has_begun=False) from None
-            raise EngineTimeoutError(f"{self.plan.driver}: {error}; try again", driver=self.plan.driver) from error
+            raise EngineTimeoutError(f"{self._failures.named}: {error}; try again", driver=self.plan.driver) from error
         except QuickError as error:
             raise await self._gone(error) from error
         if answer.status != 200:

@@ -23,7 +23,7 @@ from oprel.errors import (
     UnsupportedError,
 )
 
-__all__ = ["Failures", "Told", "garbage", "quoted", "retry_after_s"]
+__all__ = ["Failures", "Told", "garbage", "quoted", "retry_after_s", "shortened"]
 
 _MAX_TEXT = 300
 _MAX_SEARCHED = 4096
@@ -35,6 +35,7 @@ class Told(NamedTuple):
     `retry_after_s` when it may be asked again."""
 
     driver: str
+    named: str
     model: str
     text: str
     numbers: tuple[int | None, int | None]
@@ -56,7 +57,7 @@ def _context_length(told: Told) -> OprelError:
 
 def _unsupported(capability: str, what: str) -> Callable[[Told], OprelError]:
     def make(told: Told) -> OprelError:
-        text = f"{told.model} on {told.driver} {what}"
+        text = f"{told.model} on {told.named} {what}"
         return UnsupportedError(text, capability=capability, model=told.model, driver=told.driver)
 
     return make
@@ -64,14 +65,14 @@ def _unsupported(capability: str, what: str) -> Callable[[Told], OprelError]:
 
 def _invalid(param: str | None = None) -> Callable[[Told], OprelError]:
     def make(told: Told) -> OprelError:
-        return InvalidRequestError(f"{told.driver} refused the request: {told.text}", param=param)
+        return InvalidRequestError(f"{told.named} refused the request: {told.text}", param=param)
 
     return make
 
 
 def _busy(told: Told) -> OprelError:
     return BusyError(
-        f"the engine can't take the request now ({told.text}); try again", retry_after_s=told.retry_after_s
+        f"{told.named} can't take the request now ({told.text}); try again", retry_after_s=told.retry_after_s
     )
 
 
@@ -112,26 +113,21 @@ _BY_TEXT: tuple[tuple[re.Pattern[str], Callable[[Told], OprelError]], ...] = tup
 
 
 class Failures:
-    """Makes errors for one engine; `model` is the display name."""
+    """Makes errors for one engine; `model` is the display name, `named` what sentences call the engine."""
 
-    def __init__(self, driver: str, model: str) -> None:
+    def __init__(self, driver: str, model: str, *, named: str | None = None) -> None:
         self.driver = driver
         self.model = model
+        self.named = named or driver
 
     def answered(self, status: int, body: bytes, content_type: str = "", retry_after: str = "") -> OprelError:
         """For an answer that isn't the stream or data that was asked for; `retry_after` is its header."""
-        try:
-            parsed = msgspec.json.decode(body, type=ErrorBody)
-        except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
-            parsed = ErrorBody()
-        error = parsed.error
-        if error is None and (text := _detail(parsed.detail) or parsed.message) is not None:
-            error = WireError(text, parsed.code, parsed.type)
+        error = self.error_in(body)
         if error is not None:
             return self.told(status, error, retry_after)
         kind = f" ({content_type})" if content_type else ""
         why = "not a stream" if status == 200 else "no error that can be read"
-        return garbage(self.driver, quoted(body), f"status {status}{kind}, {why}")
+        return self.nonsense(body, f"status {status}{kind}, {why}")
 
     def told(self, status: int, error: WireError | str, retry_after: str = "") -> OprelError:
         """For an error object, in a body or in the middle of a stream."""
@@ -139,8 +135,9 @@ class Failures:
         message, code = wire.message or "", str(wire.code or "")
         told = Told(
             self.driver,
+            self.named,
             self.model,
-            _shortened(message),
+            shortened(message),
             (wire.n_prompt_tokens, wire.n_ctx),
             code,
             retry_after_s(retry_after) or 1.0,
@@ -154,8 +151,22 @@ class Failures:
             return _context_length(told)
         return self.by_status(int(code) if re.fullmatch(r"[45]\d\d", code) else status, told)
 
+    def error_in(self, body: bytes) -> WireError | None:
+        """The error that a body holds, in whichever shape; None where there is none that can be read."""
+        try:
+            parsed = msgspec.json.decode(body, type=ErrorBody)
+        except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
+            return None
+        if parsed.error is not None:
+            return WireError(parsed.error) if isinstance(parsed.error, str) else parsed.error
+        text = _detail(parsed.detail) or parsed.message
+        return None if text is None else WireError(text, parsed.code, parsed.type)
+
+    def nonsense(self, data: bytes, why: str) -> EngineFailedError:
+        return EngineFailedError(f"{self.named} answered nonsense ({why}): {quoted(data)}", driver=self.driver)
+
     def incomplete(self) -> EngineFailedError:
-        return EngineFailedError(f"{self.driver} ended its answer without a finish", driver=self.driver)
+        return EngineFailedError(f"{self.named} ended its answer without a finish", driver=self.driver)
 
     def by_status(self, status: int, told: Told) -> OprelError:
         """For what no text decided."""
@@ -166,7 +177,7 @@ class Failures:
         if status in (400, 409, 413, 415, 422):
             return _invalid()(told)
         # 401, 403, 404, 405: ours to get right, not the client's.
-        return EngineFailedError(f"{told.driver} failed with status {status}: {told.text}", driver=told.driver)
+        return EngineFailedError(f"{told.named} failed with status {status}: {told.text}", driver=told.driver)
 
 
 def garbage(driver: str, quote: str, why: str) -> EngineFailedError:
@@ -179,7 +190,8 @@ def quoted(data: bytes) -> str:
     return repr(text if len(text) <= _MAX_QUOTE else text[:_MAX_QUOTE] + "…")
 
 
-def _shortened(text: str) -> str:
+def shortened(text: str) -> str:
+    """One line, for a sentence of ours."""
     line = " ".join(text.split()) or "no reason given"
     return line if len(line) <= _MAX_TEXT else line[:_MAX_TEXT] + "…"
 

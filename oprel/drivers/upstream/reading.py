@@ -13,7 +13,7 @@ from typing import Any, Generic, TypeVar
 
 import msgspec
 
-from oprel.drivers.upstream.failures import Failures, garbage, quoted
+from oprel.drivers.upstream.failures import Failures, garbage
 from oprel.drivers.upstream.repair import TextRepair, lenient_json, without_surrogates
 from oprel.drivers.upstream.sse import EventBlocks, payloads
 from oprel.drivers.upstream.wire import (
@@ -218,7 +218,7 @@ class AnswerReader(ABC, Generic[ChunkT]):
         return tuple(_logprob(row, keep_top=self._keep_top) for row in rows)
 
     def _garbage(self, data: bytes, why: str) -> EngineFailedError:
-        return garbage(self._failures.driver, quoted(data), why)
+        return self._failures.nonsense(data, why)
 
     @abstractmethod
     def _read_all(self, chunks: Sequence[ChunkT], out: list[Event]) -> None: ...

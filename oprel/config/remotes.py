@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
 
-from oprel.durations import parse_duration
+from oprel.config.durations import parse_duration
 from oprel.errors import ConfigError
 
 __all__ = ["CAPABILITIES", "SERVERS", "Origin", "Remote", "read_remotes"]
@@ -28,6 +28,7 @@ _HOST = re.compile(r"[A-Za-z0-9._-]{1,253}|[0-9A-Fa-f:.]{2,45}")
 _PATH = re.compile(r"(/[A-Za-z0-9._~!$&'()*+,;=:@%-]+)*")
 _VARIABLE = re.compile(r"[A-Za-z_][A-Za-z0-9_]*")
 _KEY = re.compile(r"[\x21-\x7e]{1,4096}")
+_HERE = ("127.0.0.1", "localhost", "::1")
 _MAX_KEY_FILE_BYTES = 64 * 1024
 _DEFAULT_PATH = "/v1"
 
@@ -143,7 +144,7 @@ def _text(value: object) -> str:
     return value.strip()
 
 
-def _url(value: object, _: Origin) -> str:
+def _url(value: object, origin: Origin) -> str:
     """Normalized; without a path it is OpenAI's own, /v1."""
     text = _text(value)
     try:
@@ -155,6 +156,8 @@ def _url(value: object, _: Origin) -> str:
         raise ValueError("it is no http or https URL")
     if parts.username is not None or parts.password is not None:
         raise ValueError("a key in a URL ends up in logs; name it with key_env or key_file")
+    if origin.is_project and parts.hostname not in _HERE:
+        raise ValueError("a project's file, which somebody else may have written, can only name this machine")
     if parts.query or parts.fragment:
         raise ValueError("it has a query or a fragment")
     path = parts.path.rstrip("/")

@@ -1,4 +1,4 @@
-"""Durations as people write them: seconds, or Go's form."""
+"""Lengths of time, as Go writes them and Ollama's users do."""
 
 from __future__ import annotations
 
