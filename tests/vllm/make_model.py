@@ -1,7 +1,7 @@
 """Makes the models that vLLM is tested with; run inside the environment that `make_env.sh` makes.
 
-    make_model.py tiny  SMOLLM2.gguf FOLDER    a random llama of two layers with SmolLM2's tokenizer, 10 MB
-    make_model.py smol  SMOLLM2.gguf FOLDER    SmolLM2-135M-Instruct itself, 270 MB, with a template that shows tools
+make_model.py tiny  SMOLLM2.gguf FOLDER    a random llama of two layers with SmolLM2's tokenizer, 10 MB
+make_model.py smol  SMOLLM2.gguf FOLDER    SmolLM2-135M-Instruct itself, 270 MB, with a template that shows tools
 """
 
 from __future__ import annotations
