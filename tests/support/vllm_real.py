@@ -18,6 +18,7 @@ from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
+
 from support.models import CHAT_MODEL, EMBED_MODEL, cache_dir, locked, minilm_wheel, smollm2_gguf
 from support.servers import RealServer, real_server
 

@@ -124,7 +124,7 @@ def _model_info(metadata: GgufMetadata, *, verbose: bool) -> dict[str, Any]:
 def _known_info(model: Model) -> dict[str, Any]:
     """For a model without GGUF metadata: the same keys, as far as they are known."""
     family = next(iter(model.families), "")
-    if not family or model.format == "gguf":  # a file that can't be read says nothing
+    if not family or model.format == "gguf" or model.damage is not None:
         return {}
     known = {
         "general.architecture": family,

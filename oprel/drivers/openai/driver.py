@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from typing import TYPE_CHECKING
+from urllib.parse import urlsplit
 
 from oprel.drivers.contract import Driver, Engine
 from oprel.errors import UnsupportedError
@@ -99,11 +100,17 @@ def _reasons(remote: Remote, model: Model, options: LoadOptions) -> tuple[tuple[
     reasons.append(("key", f"from {key}" if key is not None else "none is configured"))
     if not remote.verify:
         reasons.append(("certificate", "not verified, as verify = false says: anybody on the way can read along"))
-    if key is not None and any(url.startswith("http://") for url in remote.urls):
+    if key is not None and any(_is_open(url) for url in remote.urls):
         reasons.append(("plain_http", "the key travels unencrypted to an http URL"))
     if any(value is not None for value in (options.context_tokens, options.gpu_layers, options.kv_cache_type)):
         reasons.append(("options", "how it is loaded is the remote's business: load options have no effect"))
     return tuple(reasons)
+
+
+def _is_open(url: str) -> bool:
+    """Whether others may read what goes there."""
+    parts = urlsplit(url)
+    return parts.scheme == "http" and parts.hostname not in ("localhost", "127.0.0.1", "::1")
 
 
 def _count(remote: Remote) -> str:

@@ -5,6 +5,10 @@ No sentence holds a key, or an address: that is for the log and for `oprel plan`
 
 from __future__ import annotations
 
+import os
+import socket
+import ssl
+
 from oprel.config.remotes import Remote
 from oprel.drivers.upstream.failures import Failures, Told, retry_after_s, shortened
 from oprel.errors import BusyError, EngineFailedError, OprelError
@@ -102,7 +106,12 @@ class RemoteFailures(Failures):
 
 
 def _reason(error: CannotConnect) -> str:
+    """Without the address, which asyncio puts into the text."""
     cause = error.__cause__
+    if isinstance(cause, ssl.SSLError):
+        return f"it doesn't speak TLS as it should ({(cause.reason or 'no reason given').replace('_', ' ').lower()})"
+    if isinstance(cause, socket.gaierror):
+        return "its host name isn't known"
     if isinstance(cause, OSError):
-        return cause.strerror or type(cause).__name__
+        return os.strerror(cause.errno) if cause.errno else "none of its addresses takes connections"
     return "it doesn't take the connection in time"

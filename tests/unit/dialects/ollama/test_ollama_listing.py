@@ -10,7 +10,7 @@ import pytest
 
 from oprel.dialects.ollama.routes import ROUTES
 from oprel.schema import Message, TextPart
-from oprel.store import GgufMetadata, GgufTensor, ModelName, SkippedArray
+from oprel.store import GgufMetadata, GgufTensor, SkippedArray
 from oprel.testing import Script, scripted_model
 
 if TYPE_CHECKING:
