@@ -159,7 +159,7 @@ class HttpEngine(Engine):
 
     async def render(self, request: ChatRequest) -> str:
         path = self._refusals.tokenize(self.quirks.render_path)
-        self._refusals.chat(request)
+        self._refusals.chat(msgspec.structs.replace(request, sampling=Sampling()))  # nothing is drawn
         return self._decoded(await self._post(path, self._writer.render(request)), _Prompt).prompt
 
     # One answer

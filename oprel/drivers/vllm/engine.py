@@ -96,7 +96,7 @@ class VllmEngine(HttpEngine):
     async def render(self, request: ChatRequest) -> str:
         """vLLM tells the tokens of a prompt, not its text: the text is made of them."""
         path = self._refusals.tokenize(self.quirks.render_path)
-        self._refusals.chat(request)
+        self._refusals.chat(msgspec.structs.replace(request, sampling=Sampling()))  # nothing is drawn
         tokens = self._decoded(await self._post(path, self._writer.render(request)), _Tokens).tokens
         return await self.detokenize(tokens)
 
