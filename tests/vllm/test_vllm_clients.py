@@ -42,8 +42,9 @@ def client(vllm: RealServer) -> Iterator[openai.OpenAI]:
 
 
 @pytest.fixture
-def old(vllm: RealServer) -> ollama.Client:
-    return ollama.Client(vllm.url, timeout=120)
+def old(vllm: RealServer) -> Iterator[ollama.Client]:
+    with ollama.Client(vllm.url, timeout=120) as client:
+        yield client
 
 
 @pytest.mark.parametrize("choice", ["required", {"type": "function", "function": {"name": "get_weather"}}])
@@ -73,9 +74,7 @@ def test_a_conversation_with_a_tool_goes_on(client: openai.OpenAI) -> None:
     )
     message = first.choices[0].message
     assert message.tool_calls
-    answers = [
-        {"role": "tool", "tool_call_id": call.id, "content": "Sunny, 21 degrees."} for call in message.tool_calls
-    ]
+    answers = [{"role": "tool", "tool_call_id": call.id, "content": "Sunny."} for call in message.tool_calls]
     second = client.chat.completions.create(
         model=CHAT_MODEL, messages=[*ASKED, message.model_dump(exclude_none=True), *answers], tools=WEATHER, **SURE
     )
@@ -135,8 +134,8 @@ def test_a_prompt_that_is_too_long_is_told_so(client: openai.OpenAI) -> None:
 
 def test_ollama_drops_the_oldest_turns(old: ollama.Client) -> None:
     turns = [{"role": "user", "content": "word " * 3000}, {"role": "assistant", "content": "Yes."}] * 4
-    answer = old.chat(CHAT_MODEL, [*turns, *QUESTION], options={"temperature": 0, "num_predict": 24})
-    assert "Paris" in (answer.message.content or "")
+    answer = old.chat(CHAT_MODEL, [*turns, *QUESTION], options={"temperature": 0, "num_predict": 4})
+    assert 20 < (answer.prompt_eval_count or 0) < 8192
 
 
 def test_ollama_streams_and_counts(old: ollama.Client) -> None:
@@ -152,9 +151,7 @@ def test_a_folder_is_shown_as_any_model(old: ollama.Client) -> None:
     assert (shown.details.format, shown.details.family) == ("safetensors", "llama")
     assert shown.modelinfo["llama.context_length"] == 8192
     assert {"completion", "tools"} <= set(shown.capabilities or ())
-    assert {CHAT_MODEL, f"{EMBED_MODEL}:latest".replace(":latest:latest", ":latest")} <= {
-        model.model for model in old.list().models
-    }
+    assert {CHAT_MODEL, EMBED_MODEL} <= {model.model for model in old.list().models}
 
 
 def test_embeddings_mean_what_they_should(client: openai.OpenAI, old: ollama.Client) -> None:
