@@ -195,7 +195,7 @@ def test_what_no_engine_needs_is_left_out(trees: Trees, folder: Path) -> None:
         (folder / name).write_bytes(b"x")
     made = trees.add(folder, "one")
     assert made.left_out == ("LICENSE", "README.md", "onnx/model.onnx", "picture.png")
-    assert sorted(os.listdir(trees.trees_dir / made.digest.hex)) == [
+    assert sorted(path.name for path in (trees.trees_dir / made.digest.hex).iterdir()) == [
         "config.json", "model.safetensors", "tokenizer.json", "tokenizer_config.json",
     ]  # fmt: skip
 

@@ -130,16 +130,20 @@ def test_how_it_is_started(make: Make, monkeypatch: pytest.MonkeyPatch) -> None:
 
     async def work() -> None:
         engine = await stand.start(chat_template="{{ messages }}")
-        template = Path(started().option("--chat-template") or "")
-        assert template.read_text() == "{{ messages }}"
+        templates.append(await asyncio.to_thread(template().read_text))
         await engine.stop()
-        assert not template.exists()
 
     def started() -> Any:
         (only,) = runs(stand.env)
         return only
 
+    def template() -> Path:
+        return Path(started().option("--chat-template"))
+
+    templates: list[str] = []
     run(work())
+    assert templates == ["{{ messages }}"]
+    assert not template().exists()
     environment = started().environment
     assert environment["HF_HUB_OFFLINE"] == environment["VLLM_NO_USAGE_STATS"] == "1"
     assert len(environment["VLLM_API_KEY"]) == 64

@@ -161,7 +161,8 @@ OPTIONS: dict[str, tuple[dict[str, Any], tuple[str, ...]]] = {
          "--master-port", "29501"),
     ),
     "replicas elsewhere": (
-        {"data_parallel": 4, "data_parallel_local": 2, "data_parallel_address": "10.0.0.1", "data_parallel_port": 13345},
+        {"data_parallel": 4, "data_parallel_local": 2, "data_parallel_address": "10.0.0.1",
+         "data_parallel_port": 13345},
         ("--data-parallel-size", "4", "--data-parallel-size-local", "2", "--data-parallel-address", "10.0.0.1",
          "--data-parallel-rpc-port", "13345"),
     ),
