@@ -34,6 +34,10 @@ _MAX_TEMPLATE_BYTES = 1 << 20
 _PART = 80
 
 _INDEX = "model.safetensors.index.json"
+_GENERATION = {
+    "temperature": "temperature", "top_p": "top_p", "top_k": "top_k", "min_p": "min_p",
+    "repetition_penalty": "repeat_penalty",
+}  # fmt: skip
 _POOLING_NAMES: tuple[tuple[str, Pooling], ...] = (
     ("pooling_mode_mean_tokens", "mean"),
     ("pooling_mode_cls_token", "cls"),
@@ -54,7 +58,8 @@ class FolderFile(Struct, frozen=True):
 
 class FolderFacts(Struct, frozen=True):
     """What the folder's own files say; None or empty where they say nothing. `format` is "safetensors", or the
-    quantization that only its own engine reads ("exl2", "exl3"). `quantization` is upper case (`BF16`, `GPTQ`)."""
+    quantization that only its own engine reads ("exl2", "exl3"). `quantization` is upper case (`BF16`, `GPTQ`).
+    `parameters` are how its publisher would have it sampled, by Ollama's option names."""
 
     format: str
     architecture: str
@@ -67,6 +72,7 @@ class FolderFacts(Struct, frozen=True):
     kv_bytes_per_token: int | None
     pooling: Pooling | None
     chat_template: str | None
+    parameters: tuple[tuple[str, object], ...]
     has_own_code: bool
     has_vision: bool
     has_audio: bool
@@ -136,6 +142,7 @@ def read_facts(folder: Path) -> FolderFacts:
         kv_bytes_per_token=_kv_bytes(text),
         pooling=_pooling(folder, _word(first)),
         chat_template=_chat_template(folder),
+        parameters=_parameters_of(_optional(folder / "generation_config.json")),
         has_own_code="auto_map" in config or "auto_map" in _optional(folder / "tokenizer_config.json"),
         has_vision=bool(_table(config.get("vision_config"))),
         has_audio=bool(_table(config.get("audio_config"))),
@@ -235,6 +242,16 @@ def _parameters(headers: list[SafetensorsHeader], *, bits: int | None) -> int:
             is_packed = tensor.dtype == "I32" and name.endswith(("qweight", "weight_packed"))
             count += tensor.values * (packed if is_packed else 1)
     return count
+
+
+def _parameters_of(generation: dict[str, Any]) -> tuple[tuple[str, object], ...]:
+    if generation.get("do_sample") is False:
+        return ()
+    return tuple(
+        (name, value)
+        for key, name in _GENERATION.items()
+        if isinstance(value := generation.get(key), int | float) and not isinstance(value, bool) and 0 <= value < 1e6
+    )
 
 
 def _context(folder: Path, text: dict[str, Any]) -> int | None:

@@ -74,6 +74,7 @@ def _described(model: Model, facts: FolderFacts) -> Model:
         kv_bytes_per_token=facts.kv_bytes_per_token,
         pooling=facts.pooling,
         chat_template=facts.chat_template,
+        parameters=facts.parameters,
         capabilities=_capabilities(facts),
         own_code=facts.has_own_code,
     )

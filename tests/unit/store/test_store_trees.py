@@ -157,6 +157,24 @@ def test_sentence_transformers_are_embedding_models(trees: Trees, tmp_path: Path
     assert (trees.folder_of(model) / "1_Pooling/config.json").is_file()
 
 
+@pytest.mark.parametrize(
+    ("generation", "parameters"),
+    [
+        (
+            {"temperature": 0.6, "top_k": 20, "repetition_penalty": 1.05},
+            {"temperature": 0.6, "top_k": 20, "repeat_penalty": 1.05},
+        ),
+        ({"temperature": 0.6, "do_sample": False}, {}),
+        ({"temperature": "hot", "top_p": True, "top_k": -1, "min_p": 1e300}, {}),
+    ],
+)
+def test_how_its_publisher_samples(
+    trees: Trees, folder: Path, generation: dict[str, Any], parameters: dict[str, Any]
+) -> None:
+    (folder / "generation_config.json").write_text(json.dumps(generation))
+    assert dict(taken(trees, folder).parameters) == parameters
+
+
 @pytest.mark.parametrize("where", ["chat_template.jinja", "named", "chat_template.json"])
 def test_a_chat_template_may_lie_in_several_places(trees: Trees, tmp_path: Path, where: str) -> None:
     folder = write_folder(tmp_path / "source", template=None)
