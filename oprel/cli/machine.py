@@ -13,6 +13,10 @@ if TYPE_CHECKING:
 
 __all__ = ["add_commands"]
 
+_PLAN_SETTINGS = (
+    "driver", "context", "parallel", "gpu_layers", "models_dir", "llama_server", "vllm_python", "trees_dir",
+)  # fmt: skip
+
 
 def add_commands(commands: Any) -> None:
     info = commands.add_parser("info", help="this machine's hardware, and the drivers: usable or why not")
@@ -31,6 +35,8 @@ def add_commands(commands: Any) -> None:
     plan.add_argument("--gpu-layers", metavar="N")
     plan.add_argument("--models-dir", metavar="DIR")
     plan.add_argument("--llama-server", metavar="PATH")
+    plan.add_argument("--vllm-python", metavar="PATH")
+    plan.add_argument("--trees-dir", metavar="DIR")
     plan.add_argument("--json", action="store_true", help="as JSON")
     plan.set_defaults(command=_plan)
 
@@ -98,7 +104,7 @@ def _plan(arguments: argparse.Namespace, terminal: Terminal) -> None:
     from oprel.schema import LoadOptions
     from oprel.server.compose import make_catalog, make_registry
 
-    settings = settings_of(arguments, "driver", "context", "parallel", "gpu_layers", "models_dir", "llama_server")
+    settings = settings_of(arguments, *_PLAN_SETTINGS)
     model = make_catalog(settings).find(arguments.model)
     registry = make_registry(settings)
     hardware = registry.hardware()

@@ -38,7 +38,8 @@ def load_settings(
     origins = Origins(flags or {}, environ, home, Path.cwd() if cwd is None else cwd)
     for level in reversed(origins.levels()):
         values.update(_read_level(level, home, below=values))
-    for name in ("models_dir", "state_dir"):
+    values.setdefault("trees_dir", values["state_dir"].parent / "trees")
+    for name in ("models_dir", "state_dir", "trees_dir"):
         values[name] = _absolute(values[name], origins.cwd)
     if "extra_models_dirs" not in values:
         values["extra_models_dirs"] = ollama_stores(environ, home, besides=values["models_dir"])

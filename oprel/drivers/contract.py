@@ -44,9 +44,9 @@ class DriverOptions(Struct, frozen=True):
     """What a driver is told when it is made.
 
     `run_dir`: an existing private (0700) directory for sockets and pid files. `executables` maps an engine's name
-    ("llama-server") to the path that the user configured; `remotes` are the servers elsewhere that the user
-    configured, without their keys; `tables` maps a driver's name to the table of the config file that bears it,
-    unchecked but for its being TOML. Times in seconds: `start_timeout_s` bounds `start` without
+    ("llama-server") to the path that the user configured; `tables` maps a driver's name to the table of the config
+    file that bears it, unchecked but for its being TOML; `remotes` are the servers elsewhere that the user configured,
+    without their keys. Times in seconds: `start_timeout_s` bounds `start` without
     progress, `stall_timeout_s` bounds the wait for the next token, `stop_grace_s` the time between TERM and KILL.
     """
 

@@ -27,6 +27,7 @@ from oprel.store.references import (
 )
 from oprel.store.remote_shelf import RemoteShelf
 from oprel.store.store import Store
+from oprel.store.trees import Trees
 
 if TYPE_CHECKING:
     from oprel.config import Settings  # its pydantic is heavy, and the command line often does without
@@ -92,7 +93,10 @@ class Catalog:
             store,
             aliases=Aliases.load(settings.aliases_file),
             extra_dirs=settings.extra_models_dirs,
-            shelves=(RemoteShelf(settings.remotes),) if settings.remotes else (),
+            shelves=(
+                Trees(settings.trees_dir, state_dir=settings.state_dir),
+                *((RemoteShelf(settings.remotes),) if settings.remotes else ()),
+            ),
         )
 
     def find(self, name: str) -> Model:
@@ -129,6 +133,17 @@ class Catalog:
         """The newest model stored from that source, with weights of that digest if one is given."""
         found = self._covered(reference, digest)
         return None if found is None else found.model
+
+    def is_stored(self, name: ModelName) -> bool:
+        """Whether a store, this one or one that is read, has a model of that very name."""
+        return self._entry(name) is not None
+
+    def delete(self, name: str) -> bool:
+        """From the store, or the folders; False where neither has it."""
+        parsed = ModelName.parse(name)
+        return self.store.delete(parsed) or any(
+            shelf.delete(name) for shelf in self.shelves if isinstance(shelf, Trees)
+        )
 
     def _shelved(self, name: str) -> Model | None:
         return next((model for shelf in self.shelves if (model := shelf.find(name)) is not None), None)

@@ -1,4 +1,4 @@
-"""Oprel's costs, measured: `python tests/bench/run.py [relay|overhead|remote|footprint ...]` (all by default).
+"""Oprel's costs, measured: `python tests/bench/run.py [PART ...]`, all of them but vllm by default.
 
 Each figure is the median of runs that alternate with their reference, and is told as a ratio or a difference within
 one run: absolute numbers of a busy machine mean little. Nothing here passes or fails.
@@ -6,6 +6,7 @@ one run: absolute numbers of a busy machine mean little. Nothing here passes or 
     relay      events/s that the gateway relays from an engine that costs nothing, in each dialect
     overhead   tokens/s and time to first token through Oprel against the very same engine process asked directly
     remote     events/s and time to first token of the same engine as a remote over TCP, beside it as a local one
+    vllm       tokens/s through Oprel against the very same vLLM asked directly (of OPREL_TEST_VLLM_PYTHON)
     footprint  resident memory of an idle server; `oprel --version` against `python -c pass`
 """
 
@@ -60,7 +61,9 @@ class Server:
             if found is None:
                 continue
             environ = Path(f"/proc/{child}/environ").read_bytes().decode().split("\0")
-            key = next((e.partition("=")[2] for e in environ if e.startswith("LLAMA_API_KEY=")), None)
+            key = next(
+                (e.partition("=")[2] for e in environ if e.startswith(("LLAMA_API_KEY=", "VLLM_API_KEY="))), None
+            )
             return Address(socket=found, key=key)
         raise RuntimeError("the server has no engine")
 
@@ -73,7 +76,7 @@ def _children(pid: int) -> Iterator[int]:
 
 
 @contextlib.contextmanager
-def serving(*flags: str, models: Path, environ: dict[str, str] | None = None) -> Iterator[Server]:
+def serving(*flags: str, models: Path, ready_s: float = 60, environ: dict[str, str] | None = None) -> Iterator[Server]:
     with tempfile.TemporaryDirectory(prefix="oprel-bench-") as folder, socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         port = probe.getsockname()[1]
@@ -82,21 +85,21 @@ def serving(*flags: str, models: Path, environ: dict[str, str] | None = None) ->
         command = [sys.executable, "-m", "oprel", "serve", "--port", str(port), *flags]
         process = subprocess.Popen(command, env=environment, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
         try:
-            _wait_ready(port, process)
+            _wait_ready(port, process, ready_s)
             yield Server(port, process, Path(folder))
         finally:
             process.send_signal(signal.SIGTERM)
             process.wait(30)
 
 
-def _wait_ready(port: int, process: subprocess.Popen[bytes]) -> None:
-    for _ in range(600):
+def _wait_ready(port: int, process: subprocess.Popen[bytes], limit_s: float) -> None:
+    for _ in range(int(limit_s * 10)):
         if process.poll() is not None:
             raise RuntimeError("the server ended at its start; run `oprel serve` by hand to see why")
         with contextlib.suppress(OSError), urllib.request.urlopen(f"http://127.0.0.1:{port}/ready", timeout=2):
             return
         time.sleep(0.1)
-    raise RuntimeError("the server did not become ready in a minute")
+    raise RuntimeError(f"the server did not become ready in {limit_s:g} s")
 
 
 def _ask(
@@ -227,6 +230,37 @@ def overhead(models: Path, rounds: int) -> None:
     _first_token(models, rounds)
 
 
+def vllm(rounds: int) -> None:
+    """Every answer has the same number of tokens: vLLM joins several in one event when it is ahead of its reader."""
+    from support.vllm_real import fill_trees
+
+    path = "/v1/chat/completions"
+    with tempfile.TemporaryDirectory() as folder:
+        home = Path(folder)
+        trees = fill_trees(home / "trees", home / "state")
+        flags = ("--driver", "vllm", "--model", _MODEL, "--context", "2048")
+        places = {"OPREL_VLLM_PYTHON": os.environ["OPREL_TEST_VLLM_PYTHON"], "OPREL_TREES_DIR": str(trees)}
+        with serving(*flags, models=home / "models", ready_s=600, environ=places) as server:
+            direct = server.engine()
+            _ask(server.port, path, 16, clients=8, answers=16)
+            _ask(None, path, 16, clients=8, answers=16, direct=direct, model="model")
+            for clients, answers, tokens in ((1, 2, 128), (8, 16, 64)):
+                ratios, rates = [], []
+                for number in range(rounds):
+                    order = ((None, direct, "model"), (server.port, None, _MODEL))
+                    seconds = {}
+                    for port, address, model in order if number % 2 else reversed(order):
+                        run = _ask(port, path, tokens, clients=clients, answers=answers, direct=address, model=model)
+                        seconds[model] = run.elapsed_s
+                    ratios.append(seconds["model"] / seconds[_MODEL])
+                    rates.append(answers * tokens / seconds["model"])
+                spread = f"{min(ratios):.3f} to {max(ratios):.3f}"
+                print(
+                    f"vLLM tokens/s, {clients} client(s): {statistics.median(ratios):.3f} of vLLM asked directly "
+                    f"({spread}; directly {statistics.median(rates):.1f})"
+                )
+
+
 def _first_token(models: Path, rounds: int) -> None:
     """Time to first token added: the costless engine answers at once, so the difference is the gateway's own."""
     with tempfile.TemporaryDirectory() as folder:
@@ -265,7 +299,8 @@ def _seconds(command: list[str]) -> float:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("what", nargs="*", choices=["relay", "overhead", "remote", "footprint", []], default=[])
+    parts = ["relay", "overhead", "remote", "footprint", "vllm", []]
+    parser.add_argument("what", nargs="*", choices=parts, default=[])
     parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--engine", help="another costless engine for `relay` (llama-server's command line)")
     options = parser.parse_args()
@@ -282,6 +317,8 @@ def main() -> None:
             remote(models, options.rounds)
         if "footprint" in what:
             footprint(models, options.rounds)
+        if "vllm" in what:
+            vllm(options.rounds)
 
 
 if __name__ == "__main__":

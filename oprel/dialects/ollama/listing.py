@@ -101,7 +101,7 @@ def details(model: Model, *, parent: str = "", lengths: bool = False) -> Details
     return Details(
         parent_model=parent,
         format=model.format,
-        family=model.architecture,
+        family=next(iter(model.families), model.architecture),  # a folder's architecture is a class
         families=model.families or None,
         parameter_size=model.parameter_size,
         quantization_level=model.quantization,

@@ -125,7 +125,7 @@ class HttpEngine(Engine):
         body = self._writer.complete(request, media_marker=marker)
         reader: Reader
         if quirks.completion_shape == "native":
-            reader = NativeReader(self._failures, keep_top=bool(request.logprobs))
+            reader = NativeReader(self._failures, keep_top=request.logprobs or 0)
         else:
             reader = self._chat_reader(request)
         async with aclosing(self._answer(path, body, reader, request.sampling)) as answer:
@@ -159,13 +159,13 @@ class HttpEngine(Engine):
 
     async def render(self, request: ChatRequest) -> str:
         path = self._refusals.tokenize(self.quirks.render_path)
-        self._refusals.chat(request)
+        self._refusals.chat(msgspec.structs.replace(request, sampling=Sampling()))  # nothing is drawn
         return self._decoded(await self._post(path, self._writer.render(request)), _Prompt).prompt
 
     # One answer
 
     def _chat_reader(self, request: ChatRequest | CompletionRequest) -> ChatReader:
-        return ChatReader(self._failures, keep_top=bool(request.logprobs), is_done_enough=self.quirks.is_done_enough)
+        return ChatReader(self._failures, keep_top=request.logprobs or 0, is_done_enough=self.quirks.is_done_enough)
 
     async def _chat_body(self, request: ChatRequest) -> bytes:
         if _has_media(request):  # tens of megabytes of base64: not on the loop

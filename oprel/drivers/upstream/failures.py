@@ -83,6 +83,8 @@ _BY_TEXT: tuple[tuple[re.Pattern[str], Callable[[Told], OprelError]], ...] = tup
         (r"request \((?P<prompt>\d+) tokens\) exceeds the available context size \((?P<context>\d+)", _context_length),
         (r"input \((?P<prompt>\d+) tokens\) is too large to process.*batch size: (?P<context>\d+)", _context_length),
         (r"input \((?P<prompt>\d+) tokens\) is larger than the max context size", _context_length),
+        # vLLM stops counting once it is too long.
+        (r"maximum context length is (?P<context>\d+) tokens.*contains (at least|\d+ characters)", _context_length),
         (r"maximum context length is (?P<context>\d+) tokens.*?(?P<prompt>\d+)", _context_length),
         (
             r"input \((?P<prompt>\d+) tokens\) is longer than the model.s context length \((?P<context>\d+)",

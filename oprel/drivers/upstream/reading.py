@@ -66,10 +66,11 @@ class AnswerReader(ABC, Generic[ChunkT]):
 
     `tokens` counts events that carried something: llama-server sends one for a token, where it is a whole character.
     `has_begun` is true from the first of them; `prompt_left` is what remains of the prompt, where the engine tells.
-    `is_done_enough`: `[DONE]` ends an answer that told no reason.
+    `is_done_enough`: `[DONE]` ends an answer that told no reason. `keep_top`: how many of the likeliest tokens are kept
+    (None: all that are told).
     """
 
-    def __init__(self, failures: Failures, *, keep_top: bool = True, is_done_enough: bool = False) -> None:
+    def __init__(self, failures: Failures, *, keep_top: int | None = None, is_done_enough: bool = False) -> None:
         self.is_finished = False
         self.tokens = 0
         self.prompt_tokens = 0
@@ -239,7 +240,7 @@ _CHAT_ONE = msgspec.json.Decoder(ChatChunk)
 class ChatReader(AnswerReader[ChatChunk]):
     """Chunks of chat completions, and of completions in OpenAI's shape. One choice (`n` is fanned out above)."""
 
-    def __init__(self, failures: Failures, *, keep_top: bool = True, is_done_enough: bool = False) -> None:
+    def __init__(self, failures: Failures, *, keep_top: int | None = None, is_done_enough: bool = False) -> None:
         super().__init__(failures, keep_top=keep_top, is_done_enough=is_done_enough)
         self._has_calls = False
 
@@ -314,6 +315,8 @@ class ChatReader(AnswerReader[ChatChunk]):
         if text or thought or delta.tool_calls:
             self.tokens += 1
         if choice.finish_reason is not None:
+            if isinstance(choice.stop_reason, str):
+                self._stop_sequence = choice.stop_reason
             self._reason = _REASONS.get(choice.finish_reason, "stop")
             if self._has_calls and self._reason == "stop":  # vLLM, for a function that was named
                 self._reason = "tool_calls"
@@ -387,8 +390,9 @@ def _seconds(milliseconds: float | None) -> float | None:
     return None if milliseconds is None else milliseconds / 1000.0
 
 
-def _logprob(row: TokenRow, *, keep_top: bool) -> TokenLogprob:
-    top = row.top_logprobs if keep_top else ()
+def _logprob(row: TokenRow, *, keep_top: int | None) -> TokenLogprob:
+    # vLLM puts the token that was chosen first, likely or not.
+    top = sorted(row.top_logprobs, key=_likeliness, reverse=True)[:keep_top] if row.top_logprobs else []
     return TokenLogprob(
         without_surrogates(row.token),
         _UNLIKELY if row.logprob is None else row.logprob,
@@ -421,9 +425,11 @@ def _rows(logprobs: ChoiceLogprobs) -> tuple[TokenRow, ...] | None:
 
 
 def _top_rows(top: dict[str, float | None] | None) -> tuple[TopRow, ...]:
-    """Likeliest first; the shape has no order."""
-    likeliest = sorted((top or {}).items(), key=lambda one: _UNLIKELY if one[1] is None else one[1], reverse=True)
-    return tuple(TopRow(token, logprob) for token, logprob in likeliest)
+    return tuple(TopRow(token, logprob) for token, logprob in (top or {}).items())
+
+
+def _likeliness(row: TopRow) -> float:
+    return _UNLIKELY if row.logprob is None else row.logprob
 
 
 def _token_bytes(token: str, told: tuple[int, ...] | None) -> tuple[int, ...]:

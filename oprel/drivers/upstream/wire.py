@@ -71,12 +71,13 @@ _EMPTY_DELTA = Delta()
 
 
 class Choice(Struct, gc=False):
-    """`delta` in chat, `text` in completions."""
+    """`delta` in chat, `text` in completions. `stop_reason`: vLLM's word for the stop string (or the token's id)."""
 
     delta: Delta = _EMPTY_DELTA
     finish_reason: str | None = None
     logprobs: ChoiceLogprobs | None = None
     text: str | None = None
+    stop_reason: int | str | None = None
 
 
 class CachedTokens(Struct, gc=False):

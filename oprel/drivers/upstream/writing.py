@@ -67,7 +67,8 @@ class RequestWriter:
         fields |= _chat_format(request.format)
         if request.logprobs is not None:
             # llama-server tells none at all for `top_logprobs` 0: the reader drops the one.
-            fields |= {"logprobs": True, "top_logprobs": max(1, request.logprobs)}
+            count = request.logprobs + self._quirks.more_top_logprobs
+            fields |= {"logprobs": True, "top_logprobs": max(1, count)}
         return _encoded(fields)
 
     def render(self, request: ChatRequest) -> bytes:
@@ -77,7 +78,7 @@ class RequestWriter:
         """`media_marker` is what stands for an image in a prompt; needed where the request has images."""
         fields = self._streaming() | self._sampling(request.sampling)
         if self._quirks.completion_shape == "openai":
-            return _encoded(fields | _openai_completion(request))
+            return _encoded(fields | _openai_completion(request, more_logprobs=self._quirks.more_top_logprobs))
         fields["response_fields"] = _NATIVE_FIELDS
         if request.suffix is not None:
             fields |= {"input_prefix": request.prompt, "input_suffix": request.suffix}
@@ -91,7 +92,8 @@ class RequestWriter:
     def embed(self, inputs: tuple[str | tuple[int, ...], ...], *, normalize: bool) -> bytes:
         fields: dict[str, Any] = {"input": inputs, "encoding_format": "base64"}
         if self._quirks.normalize_field is not None:
-            fields[self._quirks.normalize_field] = 2 if normalize else -1
+            on, off = self._quirks.normalize_values
+            fields[self._quirks.normalize_field] = on if normalize else off
         return _encoded(self._named() | fields)
 
     def tokenize(self, text: str, *, add_special: bool) -> bytes:
@@ -235,13 +237,13 @@ def _native_format(wanted: OutputFormat | None) -> dict[str, Any]:
     return {} if wanted is None else {"grammar": wanted.text}
 
 
-def _openai_completion(request: CompletionRequest) -> dict[str, Any]:
+def _openai_completion(request: CompletionRequest, *, more_logprobs: int) -> dict[str, Any]:
     fields: dict[str, Any] = {"prompt": request.prompt, "stream_options": {"include_usage": True}}
     fields |= _chat_format(request.format)
     if request.suffix is not None:
         fields["suffix"] = request.suffix
     if request.logprobs is not None:
-        fields["logprobs"] = request.logprobs
+        fields["logprobs"] = request.logprobs + more_logprobs
     return fields
 
 
