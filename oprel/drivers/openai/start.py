@@ -22,7 +22,7 @@ from oprel.drivers.openai.servers import SERVERS, capabilities_of, server_by_own
 from oprel.errors import ConfigError, EngineStartError
 from oprel.net import QuickClient, QuickError, tls_context
 from oprel.schema import Plan, RemoteModel
-from oprel.store.remote_listing import ListedModel, read_listing
+from oprel.store.remote_listing import ListedModel, capability_words, read_listing
 
 if TYPE_CHECKING:
     from oprel.config import Remote
@@ -154,6 +154,8 @@ class _Start:
             kind = server_by_owner(entry.owner for entry in listed if model is None or entry is model)
         if kind is None:
             kind = "oprel" if listed and await self._is_oprel(url) else "openai"
+        if kind == "oprel" and model is not None and remote.capabilities is None:
+            model = msgspec.structs.replace(model, capabilities=await self._shown(url))
         return Told(kind, model)
 
     async def _first_listing(self) -> tuple[str, tuple[ListedModel, ...]] | None:
@@ -175,13 +177,22 @@ class _Start:
             await asyncio.gather(*asking, return_exceptions=True)
 
     async def _is_oprel(self, url: str) -> bool:
+        return "oprel" in await self._from_root(url, "GET", "/api/version")
+
+    async def _shown(self, url: str) -> frozenset[str]:
+        """The model's capabilities, as another Oprel shows them."""
+        shown = await self._from_root(url, "POST", "/api/show", msgspec.json.encode({"model": self._where.id}))
+        return capability_words(shown.get("capabilities"))
+
+    async def _from_root(self, url: str, method: str, path: str, body: bytes | None = None) -> dict[str, object]:
+        """What stands beside OpenAI's API; empty where there is no such thing."""
         parts = urlsplit(url)
         client = self._client(f"{parts.scheme}://{parts.netloc}")
         try:
-            answer = await client.request("GET", "/api/version", timeout_s=_ASK_LIMIT_S)
-            return answer.status == 200 and "oprel" in msgspec.json.decode(answer.body, type=dict[str, object])
-        except (QuickError, msgspec.DecodeError, UnicodeDecodeError):
-            return False
+            answer = await client.request(method, path, body, timeout_s=_ASK_LIMIT_S)
+            return msgspec.json.decode(answer.body, type=dict[str, object]) if answer.status == 200 else {}
+        except (QuickError, msgspec.DecodeError, UnicodeDecodeError, RecursionError):
+            return {}
         finally:
             await client.aclose()
 

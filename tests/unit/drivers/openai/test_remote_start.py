@@ -292,3 +292,20 @@ def test_a_remote_that_was_down_is_asked_what_it_is_once_it_is_there() -> None:
                 assert sum(request.path == "/v1/models" for request in again.requests) == 1
 
     run(test)
+
+
+def test_another_oprel_shows_what_a_model_can() -> None:
+    async def answer(request: Received, peer: Peer) -> None:
+        if request.path == "/v1/models":
+            await peer.send(listing("vendor/big"))
+        elif request.path == "/api/version":
+            await peer.send(json_answer({"version": "0.33.0", "oprel": "1.0.0"}))
+        else:
+            assert (request.method, request.path, request.json) == ("POST", "/api/show", {"model": "vendor/big"})
+            await peer.send(json_answer({"capabilities": ["embedding"]}))
+
+    async def test() -> None:
+        async with Upstream(answer, tcp=True) as one, remote_engine(remote_of(one.address)) as engine:
+            assert (engine.capabilities.embed, engine.capabilities.chat) == (True, False)
+
+    run(test)
