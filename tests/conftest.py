@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 import pytest
-from support.models import embed_gguf, make_store, smollm2_gguf
+from support.models import CHAT_MODEL, EMBED_MODEL, embed_gguf, make_store, smollm2_gguf
 
 if TYPE_CHECKING:
     from support.servers import RealServer, ScriptedServer
@@ -34,8 +34,8 @@ def real_models_dir(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="session")
 def real_server(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Iterator[RealServer]:
-    """A real `oprel serve` with `smollm2:135m` and `all-minilm` on OPREL_TEST_DRIVER (llama_cpp); shared by the
-    session."""
+    """A real `oprel serve` with `smollm2:135m` and `all-minilm` on OPREL_TEST_DRIVER (llama_cpp; `openai` is a
+    remote, which is another one on llama_cpp); shared by the session."""
     from support.servers import TEST_DRIVER
     from support.servers import real_server as start
 
@@ -45,8 +45,20 @@ def real_server(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPat
         with vllm_server(tmp_path_factory.mktemp("vllm")) as server:
             yield server
         return
-    with start("--driver", "llama_cpp", models_dir=request.getfixturevalue("real_models_dir")) as server:
-        yield server
+    models_dir = request.getfixturevalue("real_models_dir")
+    with start("--driver", "llama_cpp", models_dir=models_dir) as server:
+        if TEST_DRIVER != "openai":
+            yield server
+            return
+        config = tmp_path_factory.mktemp("remote") / "config.toml"
+        config.write_text(
+            f'[remote.chat]\nurl = "{server.url}"\nmodels = ["{CHAT_MODEL}"]\ncontext = 8192\n'
+            'capabilities = ["chat", "complete", "json_schema", "logprobs"]\n'
+            f'[remote.embed]\nurl = "{server.url}"\nmodels = ["{EMBED_MODEL}"]\ncontext = 512\n'
+            'capabilities = ["embed"]\n'
+        )
+        with start(environ={"OPREL_CONFIG": str(config)}) as front:
+            yield front
 
 
 @pytest.fixture

@@ -85,6 +85,5 @@ def make_registry(settings: Settings) -> Registry:
         start_timeout_s=settings.load_timeout,
         stall_timeout_s=settings.stall_timeout,
     )
-    # Who configured a remote wants its driver; `auto` never takes it for a model that isn't there.
-    remote = (OPENAI,) if settings.remotes else ()
-    return Registry(options, wanted=(settings.driver, *settings.drivers, *remote))
+    # Light to import, and it takes no model but those that the settings put on other servers.
+    return Registry(options, wanted=(settings.driver, *settings.drivers, OPENAI))

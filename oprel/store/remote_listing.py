@@ -7,7 +7,7 @@ from typing import Any
 import msgspec
 from msgspec import Struct
 
-__all__ = ["MAX_LISTING_BYTES", "ListedModel", "read_listing"]
+__all__ = ["MAX_LISTING_BYTES", "ListedModel", "capability_words", "read_listing"]
 
 MAX_LISTING_BYTES = 4 * 1024 * 1024
 _MAX_MODELS = 5000
@@ -54,7 +54,7 @@ def _entry(row: Any) -> ListedModel | None:
         created=float(created) if isinstance(created, int | float) and 0 < created < 1e11 else 0.0,
         owner=owner[:100] if isinstance(owner, str) else "",
         context_tokens=_context(row),
-        capabilities=_capabilities(row.get("capabilities")),
+        capabilities=capability_words(row.get("capabilities")),
     )
 
 
@@ -69,7 +69,8 @@ def _context(row: dict[str, Any]) -> int | None:
     return None
 
 
-def _capabilities(told: Any) -> frozenset[str]:
+def capability_words(told: Any) -> frozenset[str]:
+    """Those of Ollama's words that are in a list; none where it is no list."""
     if not isinstance(told, list):
         return frozenset()
     return frozenset(word for word in told if isinstance(word, str) and word in _WORDS)

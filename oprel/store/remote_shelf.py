@@ -23,6 +23,7 @@ _log = logging.getLogger("oprel.store")
 
 _FRESH_S = 30.0
 _RETRY_S = 5.0
+_LONGEST_RETRY_S = 60.0
 _ASK_LIMIT_S = 3.0
 _FAMILY = "remote"
 # Ollama's words for what `[remote.NAME]` says in those of schema.Capabilities.
@@ -105,6 +106,7 @@ class _Told:
         self._lock = threading.Lock()
         self._known: dict[tuple[str, ...], Model] = {}
         self._due = clock()
+        self._retry_s = _RETRY_S
 
     def find(self, key: tuple[str, ...]) -> Model | None:
         """What is known is taken as it is: only what isn't known is worth a wait."""
@@ -114,10 +116,15 @@ class _Told:
         return tuple(self._refreshed().values())
 
     def _refreshed(self) -> dict[tuple[str, ...], Model]:
-        with self._lock:
+        """Who finds another thread asking takes what is known, and only waits where nothing is."""
+        if not self._lock.acquire(blocking=not self._known):
+            return self._known
+        try:
             if self._clock() >= self._due:
                 self._refresh()
             return self._known
+        finally:
+            self._lock.release()
 
     def _refresh(self) -> None:
         remote = self._remote
@@ -128,8 +135,10 @@ class _Told:
             if problem != self.problem:
                 _log.warning("%s", problem)
             self.problem = problem
-            self._due = self._clock() + _RETRY_S
+            self._due = self._clock() + self._retry_s
+            self._retry_s = min(_LONGEST_RETRY_S, 2 * self._retry_s)
             return
+        self._retry_s = _RETRY_S
         known: dict[tuple[str, ...], Model] = {}
         for entry in listed:
             name = _local_name(entry.id)

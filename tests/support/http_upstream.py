@@ -109,6 +109,7 @@ class Upstream:
     handler: Handler
     tcp: bool = False
     tls: ssl.SSLContext | None = None
+    port: int = 0
     requests: list[Received] = field(default_factory=list)
     connections: int = 0
     address: str = ""
@@ -119,10 +120,10 @@ class Upstream:
 
     async def __aenter__(self) -> Upstream:
         if self.tls is not None:
-            self._server = await asyncio.start_server(self._accept, "127.0.0.1", 0, ssl=self.tls)
+            self._server = await asyncio.start_server(self._accept, "127.0.0.1", self.port, ssl=self.tls)
             self.address = f"https://localhost:{self._server.sockets[0].getsockname()[1]}"
         elif self.tcp:
-            self._server = await asyncio.start_server(self._accept, "127.0.0.1", 0)
+            self._server = await asyncio.start_server(self._accept, "127.0.0.1", self.port)
             self.address = f"http://127.0.0.1:{self._server.sockets[0].getsockname()[1]}"
         else:
             self._folder = tempfile.TemporaryDirectory(prefix="oprel-test-")

@@ -16,6 +16,7 @@ from oprel.drivers.contract import Engine, EventStream, Health
 from oprel.drivers.openai.failures import RemoteGoneError
 from oprel.drivers.openai.replica import Replica
 from oprel.drivers.openai.standing import choose
+from oprel.drivers.upstream import Quirks
 from oprel.errors import BackendError, BusyError, EngineFailedError, EngineTimeoutError, OprelError
 from oprel.schema import (
     Capabilities,
@@ -29,7 +30,7 @@ from oprel.schema import (
     events,
 )
 
-__all__ = ["RETRY_WAIT_S", "RemoteEngine"]
+__all__ = ["RETRY_WAIT_S", "Realized", "RemoteEngine"]
 
 _log = logging.getLogger("oprel.drivers.openai")
 
@@ -41,9 +42,13 @@ _QUIET = (Progress, events.Warning)
 
 T = TypeVar("T")
 
+Realized = tuple[Plan, Capabilities, Quirks]
+"""What a remote turned out to be."""
+
 
 class RemoteEngine(Engine):
-    """Owns the connections to its replicas. `secret` is the key, which no error may hold, whoever wrote it there."""
+    """Owns the connections to its replicas. `secret` is the key, which no error may hold, whoever wrote it there.
+    `ask_again` is given where nobody could be asked what the remote is: it's called once the remote is there."""
 
     def __init__(
         self,
@@ -52,6 +57,7 @@ class RemoteEngine(Engine):
         plan: Plan,
         capabilities: Capabilities,
         secret: str | None = None,
+        ask_again: Callable[[], Awaitable[Realized | None]] | None = None,
         sleep: Callable[[float], Awaitable[None]] = asyncio.sleep,
         now: Callable[[], float] | None = None,
     ) -> None:
@@ -60,6 +66,8 @@ class RemoteEngine(Engine):
         self.replicas = replicas
         self._standings = [replica.standing for replica in replicas]
         self._secret = secret
+        self._ask_again = ask_again
+        self._has_answered = False
         self._sleep = sleep
         loop = asyncio.get_running_loop()
         self._now = now or loop.time
@@ -113,12 +121,13 @@ class RemoteEngine(Engine):
                 async for batch in stream:
                     yield batch
             except OprelError as error:
-                raise self._noted(replica, began, error) from error.__cause__
+                raise self._noted(replica, began, error) from None
 
     async def _begun(
         self, held: AsyncExitStack, ask: Callable[[Replica], EventStream]
     ) -> tuple[Replica, float, tuple[Event, ...], EventStream]:
         """A stream with its first batch that says something; what must be closed is in `held`."""
+        await self._learn()
         tried: set[int] = set()
         async for attempt in self._attempts(tried):
             with attempt:
@@ -132,6 +141,7 @@ class RemoteEngine(Engine):
         raise AssertionError("attempts end with an answer or an error")
 
     async def _answered(self, ask: Callable[[Replica], Awaitable[T]]) -> T:
+        await self._learn()
         tried: set[int] = set()
         async for attempt in self._attempts(tried):
             with attempt, self._taken(tried) as (replica, began), self._judged(replica, began):
@@ -160,11 +170,23 @@ class RemoteEngine(Engine):
         try:
             yield
         except OprelError as error:
-            raise self._noted(replica, began, error) from error.__cause__
+            raise self._noted(replica, began, error) from None
         except BaseException:
             replica.standing.is_tried = False  # given up from this side: nothing was learned
             raise
         replica.standing.answered(began)
+        self._has_answered = True
+
+    async def _learn(self) -> None:
+        """A remote that was down when it was started, and has answered since, is asked what it is: once."""
+        if self._ask_again is None or not self._has_answered:
+            return
+        ask, self._ask_again = self._ask_again, None
+        if (realized := await ask()) is None:
+            return
+        self.plan, self.capabilities, _ = realized
+        for replica in self.replicas:
+            replica.learn(*realized)
 
     def _noted(self, replica: Replica, began: float, error: OprelError) -> OprelError:
         """`error`, clean of secrets, after the replica's standing took it in."""

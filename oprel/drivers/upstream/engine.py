@@ -71,17 +71,21 @@ class HttpEngine(Engine):
         stall_timeout_s: float,
         failures: Failures | None = None,
     ) -> None:
-        self.plan = plan
-        self.capabilities = capabilities
         self.client = client
-        self.quirks = quirks
         self.stall_timeout_s = stall_timeout_s
-        self._refusals = Refusals(capabilities, quirks, driver=plan.driver, model=plan.model)
+        self.learn(plan, capabilities, quirks)
         self._failures = failures or Failures(plan.driver, plan.model)
-        self._writer = RequestWriter(quirks, context_tokens=plan.context_tokens, can_think=capabilities.thinking)
         self._pulse = Pulse()
         self._media_marker: str | None = None
         self._is_stalled = False
+
+    def learn(self, plan: Plan, capabilities: Capabilities, quirks: Quirks) -> None:
+        """What the engine is and can, for all requests from now on."""
+        self.plan = plan
+        self.capabilities = capabilities
+        self.quirks = quirks
+        self._refusals = Refusals(capabilities, quirks, driver=plan.driver, model=plan.model)
+        self._writer = RequestWriter(quirks, context_tokens=plan.context_tokens, can_think=capabilities.thinking)
 
     # Hooks
 

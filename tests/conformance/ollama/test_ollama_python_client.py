@@ -13,7 +13,7 @@ import ollama
 import pytest
 from support.checking_proxy import checking_proxy
 from support.models import CHAT_MODEL, EMBED_MODEL
-from support.servers import ScriptedPuller, scripted_server
+from support.servers import TEST_DRIVER, ScriptedPuller, scripted_server
 
 from oprel.errors import ModelNotFoundError
 from oprel.schema import ToolCall
@@ -22,6 +22,9 @@ from oprel.testing import Script, scripted_model
 
 QUESTION = {"role": "user", "content": "What is the capital of France? Answer in one sentence."}
 SHORT = {"temperature": 0, "num_predict": 24, "seed": 1}
+
+shows_tokens = pytest.mark.skipif(TEST_DRIVER == "openai", reason="a remote doesn't show its tokens")
+is_here = pytest.mark.skipif(TEST_DRIVER == "openai", reason="a remote's files and memory are elsewhere")
 
 
 @pytest.fixture
@@ -51,6 +54,7 @@ def test_chat_as_a_stream(client: ollama.Client) -> None:
     assert pieces[-1].eval_count == whole.eval_count
 
 
+@shows_tokens
 def test_generate_and_its_context(client: ollama.Client) -> None:
     first = client.generate(CHAT_MODEL, "My name is Ada. Say hello.", options=SHORT)
     assert first.response
@@ -90,6 +94,7 @@ def test_logprobs(client: ollama.Client) -> None:
         assert len(likeliest) == 3
 
 
+@is_here
 def test_loading_listing_and_unloading(client: ollama.Client) -> None:
     loaded = client.generate(CHAT_MODEL, keep_alive="10m")
     assert (loaded.done_reason, loaded.response) == ("load", "")
@@ -102,6 +107,7 @@ def test_loading_listing_and_unloading(client: ollama.Client) -> None:
     assert CHAT_MODEL not in [item.name for item in client.ps().models]
 
 
+@is_here
 def test_list_and_show(client: ollama.Client) -> None:
     listed = {item.model: item for item in client.list().models}
     assert {CHAT_MODEL, EMBED_MODEL} <= set(listed)
@@ -134,6 +140,7 @@ def test_embed(client: ollama.Client) -> None:
     assert _dot(old, cat) / math.sqrt(_dot(old, old)) > 0.999
 
 
+@shows_tokens
 def test_long_texts_are_cut_or_refused(client: ollama.Client) -> None:
     long = "word " * 2000
     assert len(client.embed(EMBED_MODEL, ["short", long]).embeddings) == 2
@@ -142,6 +149,7 @@ def test_long_texts_are_cut_or_refused(client: ollama.Client) -> None:
     assert refused.value.status_code == 400
 
 
+@shows_tokens
 def test_a_long_conversation_is_cut(client: ollama.Client) -> None:
     options: dict[str, Any] = {**SHORT, "num_ctx": 512}
     fox = {"role": "user", "content": "Once upon a time there was a fox. " * 20}

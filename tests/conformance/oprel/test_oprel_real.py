@@ -15,12 +15,22 @@ from pathlib import Path
 import pytest
 from support.models import CHAT_MODEL, EMBED_MODEL
 from support.raw_http import ask
-from support.servers import RealServer, clean_environment, descendants, is_alive, run_oprel, wait_until
+from support.servers import (
+    TEST_DRIVER,
+    RealServer,
+    clean_environment,
+    descendants,
+    is_alive,
+    run_oprel,
+    wait_until,
+)
 
 from oprel import Client, Model
 from oprel.config import Settings
 
 QUESTION = "Why is the sky blue?"
+
+is_here = pytest.mark.skipif(TEST_DRIVER == "openai", reason="a remote's files and memory are elsewhere")
 
 
 @pytest.fixture
@@ -120,6 +130,7 @@ class TestCommands:
         ended = run_oprel("embed", EMBED_MODEL, "one", "two", environ=here)
         assert [len(json.loads(line)) for line in ended.stdout.splitlines()] == [384, 384]
 
+    @is_here
     def test_show_and_list(self, here: dict[str, str]) -> None:
         shown = json.loads(run_oprel("show", CHAT_MODEL, "--json", environ=here).stdout)
         assert shown["model_info"]["general.architecture"] == "llama"
@@ -127,6 +138,7 @@ class TestCommands:
         assert CHAT_MODEL in listed
         assert EMBED_MODEL in listed
 
+    @is_here
     def test_plan(self, here: dict[str, str]) -> None:
         plan = json.loads(run_oprel("plan", CHAT_MODEL, "--context", "1024", "--json", environ=here).stdout)
         assert plan["driver"] == "llama_cpp"

@@ -271,3 +271,41 @@ class TestSettings:
                     await collect(engine.chat(ask()))
 
         run(test)
+
+
+def test_a_remote_that_was_down_is_asked_what_it_is_once_it_is_there() -> None:
+    """The first request finds it back; from the second on it's asked as what it is."""
+
+    async def test() -> None:
+        async with Upstream(chat_server(*story("a"), owned_by="vllm", max_model_len=99), tcp=True) as one:
+            port = one.address.rpartition(":")[2]
+        async with remote_engine(remote_of(f"http://127.0.0.1:{port}")) as engine:
+            assert ("server", "it is asked as openai") in engine.plan.reasons
+            again = Upstream(chat_server(*story("a"), owned_by="vllm", max_model_len=99), tcp=True, port=int(port))
+            async with again:
+                await collect(engine.chat(ask()))
+                await collect(engine.chat(ask()))
+                assert ("server", "it is asked as vllm") in engine.plan.reasons
+                assert engine.capabilities.context_tokens == engine.plan.context_tokens == 99
+                await collect(engine.chat(ask(top_k=3)))
+                assert again.requests[-1].json["top_k"] == 3
+                assert sum(request.path == "/v1/models" for request in again.requests) == 1
+
+    run(test)
+
+
+def test_another_oprel_shows_what_a_model_can() -> None:
+    async def answer(request: Received, peer: Peer) -> None:
+        if request.path == "/v1/models":
+            await peer.send(listing("vendor/big"))
+        elif request.path == "/api/version":
+            await peer.send(json_answer({"version": "0.33.0", "oprel": "1.0.0"}))
+        else:
+            assert (request.method, request.path, request.json) == ("POST", "/api/show", {"model": "vendor/big"})
+            await peer.send(json_answer({"capabilities": ["embedding"]}))
+
+    async def test() -> None:
+        async with Upstream(answer, tcp=True) as one, remote_engine(remote_of(one.address)) as engine:
+            assert (engine.capabilities.embed, engine.capabilities.chat) == (True, False)
+
+    run(test)
