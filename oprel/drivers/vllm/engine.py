@@ -55,6 +55,7 @@ class VllmEngine(HttpEngine):
         client: QuickClient,
         child: Child,
         quirks: Quirks,
+        start_token: int | None,
         stall_timeout_s: float,
         stop_grace_s: float,
     ) -> None:
@@ -66,6 +67,7 @@ class VllmEngine(HttpEngine):
             stall_timeout_s=stall_timeout_s,
         )
         self._child = child
+        self._start_token = start_token
         self._stop_grace_s = stop_grace_s
 
     def __repr__(self) -> str:
@@ -79,6 +81,9 @@ class VllmEngine(HttpEngine):
 
     async def complete(self, request: CompletionRequest) -> AsyncGenerator[tuple[Event, ...], None]:
         request = msgspec.structs.replace(request, sampling=self._within(request.sampling))
+        if not request.prompt and self._start_token is not None:
+            # vLLM refuses an empty prompt; a text that begins is what the model knows as one.
+            request = msgspec.structs.replace(request, prompt=(self._start_token,))
         async with aclosing(super().complete(request)) as answer:
             async for batch in answer:
                 yield batch

@@ -217,6 +217,20 @@ def test_tokens_and_prompts(make: Make) -> None:
     run(work())
 
 
+def test_a_text_of_which_nothing_is_given_begins_with_its_first_token(make: Make) -> None:
+    stand = make()
+
+    async def work() -> None:
+        engine = await stand.start()
+        try:
+            await ask(engine.complete(completion_request("")))
+        finally:
+            await engine.stop()
+
+    run(work())
+    assert stand.requests()[-1]["body"]["prompt"] == [7]
+
+
 def test_what_it_can_not_do_is_refused_before_it_is_asked(make: Make) -> None:
     stand = make()
 
