@@ -15,8 +15,8 @@ __all__ = ["add_commands"]
 
 _SERVER_SETTINGS = (
     "driver", "models_dir", "model", "api_key", "api_key_file", "parallel", "context", "keep_alive", "max_loaded",
-    "max_queue", "llama_server", "origins", "allowed_hosts", "chat_template", "allow_unauthenticated", "gpu_layers",
-    "threads", "kv_cache_type", "memory_limit", "drain_timeout", "vllm_python", "trees_dir",
+    "max_queue", "llama_server", "exllama_python", "vllm_python", "trees_dir", "origins", "allowed_hosts",
+    "chat_template", "allow_unauthenticated", "gpu_layers", "threads", "kv_cache_type", "memory_limit", "drain_timeout",
 )  # fmt: skip
 
 
@@ -46,6 +46,7 @@ def _add_serve_flags(serve: argparse.ArgumentParser) -> None:
     flag("--max-loaded", metavar="N", help="models at once (by memory)")
     flag("--max-queue", metavar="N", help="requests that may wait (512)")
     flag("--llama-server", metavar="PATH", help="the llama-server program to use (found)")
+    flag("--exllama-python", metavar="PATH", help="the Python of an ExLlama environment")
     flag("--vllm-python", metavar="PATH", help="a Python that has vLLM, or a vllm program (found)")
     flag("--trees-dir", metavar="DIR", help="where models that are folders are kept (~/.oprel/trees)")
     flag("--origins", metavar="LIST", help="origins of web pages that may use the server, separated by commas")

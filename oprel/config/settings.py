@@ -29,6 +29,8 @@ class Settings(BaseModel):
     driver: str = "auto"
     drivers: tuple[str, ...] = ()  # third parties' drivers that `auto` may choose
     llama_server: Path | None = None
+    exllama_python: Path | None = None  # an interpreter that has exllamav2, exllamav3 or both
+    exllama: dict[str, Any] = {}  # the table [exllama]: its drivers' options, checked by oprel.drivers.exllama
     trees_dir: Path = Path("~/.oprel/trees")  # models that are folders
     vllm_python: Path | None = None  # an interpreter that has vLLM, or the `vllm` program
     vllm: dict[str, Any] = {}  # the table [vllm]: its driver's own options, checked by oprel.drivers.vllm

@@ -52,6 +52,10 @@ SETTINGS: dict[str, Setting] = {
     "driver": Setting("driver", as_text, "auto, or a driver's name (see `oprel drivers`)"),
     "drivers": Setting("drivers", as_words, "a list of drivers' names", project=False),
     "llama_server": Setting("llama_server", as_path, "the path of a llama-server program", project=False),
+    "exllama_python": Setting(
+        "exllama_python", as_path, "the path of a Python that has exllamav2 or exllamav3", project=False
+    ),
+    "exllama": Setting("exllama", as_table, "a table [exllama] in the config file", project=False),
     "trees_dir": Setting("trees_dir", as_path, _PATH),
     "vllm_python": Setting("vllm_python", as_path, "the path of a Python with vLLM", project=False),
     "vllm": Setting("vllm", as_table, "a table [vllm] in the config file", project=False),

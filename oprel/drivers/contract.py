@@ -52,8 +52,8 @@ class DriverOptions(Struct, frozen=True):
 
     run_dir: str
     executables: tuple[tuple[str, str], ...] = ()
-    tables: tuple[tuple[str, dict[str, Any]], ...] = ()
     remotes: tuple[Remote, ...] = ()
+    tables: tuple[tuple[str, dict[str, Any]], ...] = ()
     start_timeout_s: float = 300.0
     stall_timeout_s: float = 60.0
     stop_grace_s: float = 2.0

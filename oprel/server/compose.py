@@ -48,12 +48,18 @@ def make_catalog(settings: Settings) -> Catalog:
 
 def _tables(settings: Settings) -> tuple[tuple[str, dict[str, Any]], ...]:
     """Drivers' own options. Checked here, since a driver is made when it is first needed, which may be never."""
-    if not settings.vllm:
-        return ()
-    from oprel.drivers.vllm.options import VllmOptions
+    tables: list[tuple[str, dict[str, Any]]] = []
+    if settings.vllm:
+        from oprel.drivers.vllm.options import VllmOptions
 
-    VllmOptions.parse(settings.vllm)
-    return (("vllm", settings.vllm),)
+        VllmOptions.parse(settings.vllm)
+        tables.append(("vllm", settings.vllm))
+    if settings.exllama:
+        from oprel.drivers.exllama.options import ExllamaOptions
+
+        ExllamaOptions.parse(settings.exllama)
+        tables.append(("exllama", settings.exllama))
+    return tuple(tables)
 
 
 def make_puller(settings: Settings, catalog: Catalog | None = None) -> Puller:
@@ -65,13 +71,17 @@ def make_puller(settings: Settings, catalog: Catalog | None = None) -> Puller:
 
 def make_registry(settings: Settings) -> Registry:
     """Imports no driver. Its run directory is made, private, if it isn't there."""
-    named = {"llama-server": settings.llama_server, "vllm": settings.vllm_python}
+    named = {
+        "llama-server": settings.llama_server,
+        "vllm": settings.vllm_python,
+        "exllama": settings.exllama_python,
+    }
     executables = tuple((name, str(path)) for name, path in named.items() if path is not None)
     options = DriverOptions(
         run_dir=str(choose_run_dir(settings.state_dir / "run")),
         executables=executables,
-        tables=_tables(settings),
         remotes=settings.remotes,
+        tables=_tables(settings),
         start_timeout_s=settings.load_timeout,
         stall_timeout_s=settings.stall_timeout,
     )

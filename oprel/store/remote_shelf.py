@@ -192,7 +192,8 @@ def _local_name(identifier: str) -> ModelName:
 
 
 def _model(remote: Remote, name: ModelName, told: ListedModel) -> Model:
-    made_of = "\n".join(("remote", *sorted(remote.urls), told.id))
+    # The remote's name is part of it: two may lead to one place with different keys, and must not share an engine.
+    made_of = "\n".join((remote.name, *sorted(remote.urls), told.id))
     capabilities = told.capabilities
     if remote.capabilities is not None:
         capabilities = frozenset(_WORDS[word] for word in remote.capabilities if word in _WORDS)

@@ -31,15 +31,15 @@ class OpenAIDriver(Driver):
         return Availability(usable=True, reason=f"remotes: {named}")
 
     def supports(self, model: Model) -> Support:
-        if model.remote is None:
-            return Support(supported=False, reason="it asks models on other servers, and this one is here")
+        if model.format != "remote" or model.remote is None:
+            return Support(supported=False, reason="it asks models on other servers, and this is none of them")
         if self._remote_of(model) is None:
             return Support(supported=False, reason=f"there is no [remote.{model.remote.remote}] in the settings")
         return Support(supported=True, reason=f"it is {model.remote.id!r} of the remote {model.remote.remote!r}")
 
     def plan(self, model: Model, options: LoadOptions, hardware: Hardware) -> Plan:
         remote = self._remote_of(model)
-        if remote is None or model.remote is None:
+        if remote is None or not self.supports(model).supported:
             raise UnsupportedError(
                 f"{model.name!r} can't run on a remote: {self.supports(model).reason}",
                 capability="format",

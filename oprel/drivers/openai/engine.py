@@ -72,15 +72,11 @@ class RemoteEngine(Engine):
 
     # The contract
 
-    async def chat(self, request: ChatRequest) -> AsyncGenerator[tuple[Event, ...], None]:
-        async with aclosing(self._relayed(lambda replica: replica.chat(request))) as answer:
-            async for batch in answer:
-                yield batch
+    def chat(self, request: ChatRequest) -> EventStream:
+        return self._relayed(lambda replica: replica.chat(request))
 
-    async def complete(self, request: CompletionRequest) -> AsyncGenerator[tuple[Event, ...], None]:
-        async with aclosing(self._relayed(lambda replica: replica.complete(request))) as answer:
-            async for batch in answer:
-                yield batch
+    def complete(self, request: CompletionRequest) -> EventStream:
+        return self._relayed(lambda replica: replica.complete(request))
 
     async def embed(self, request: EmbedRequest) -> Embeddings:
         return await self._answered(lambda replica: replica.embed(request))
