@@ -7,6 +7,7 @@ from pathlib import Path
 import pytest
 from support.models import CHAT_MODEL
 from support.node import node_package, run_node
+from support.servers import TEST_DRIVER
 
 SCRIPT = Path(__file__).parents[1] / "node" / "openai_client.mjs"
 VERSION = "6.30.1"  # the newest that runs on Node 20
@@ -19,7 +20,7 @@ def test_node(base_url: str) -> None:
     assert "Paris" in told["whole"]
     assert told["streamed"] == told["whole"]
     assert told["usage"]["completion_tokens"] == told["streamedUsage"]["completion_tokens"] > 0
-    assert (told["driver"], told["id"].partition("-")[0]) == ("llama_cpp", "chatcmpl")
+    assert (told["driver"], told["id"].partition("-")[0]) == (TEST_DRIVER, "chatcmpl")
     assert told["left"].startswith("chatcmpl-")
     assert "Paris" in told["completion"]
     assert told["dimensions"] == [384, 384]
