@@ -97,7 +97,8 @@ class Registry:
             return self._insist(model.driver, model, hardware, because="the model's configuration names it")
         if wanted != AUTO:
             return self._insist(wanted, model, hardware)
-        refusals = []
+        refusals: list[str] = []
+        unusable: list[tuple[str, str]] = []
         for name in self._auto_names():
             entry = self._entry(name)
             self._load(entry)
@@ -111,8 +112,10 @@ class Registry:
             available = self._availability(entry, hardware)
             if available.usable:
                 return entry.driver, f"{name} is the first usable driver that supports the model: {support.reason}"
-            # It would be the right one: what is wrong with it is what the user must hear.
-            raise DriverUnavailableError(f"The driver {name!r} can't be used: {available.reason}", driver=name)
+            unusable.append((name, available.reason))
+        for name, reason in unusable:
+            # The first would be the right one: what is wrong with it is what the user must hear.
+            raise DriverUnavailableError(f"The driver {name!r} can't be used: {reason}", driver=name)
         raise UnsupportedError(
             f"No driver can run {model.name!r}. {_joined(refusals)}", capability="format", model=model.name
         )

@@ -59,7 +59,8 @@ class FolderFile(Struct, frozen=True):
 class FolderFacts(Struct, frozen=True):
     """What the folder's own files say; None or empty where they say nothing. `format` is "safetensors", or the
     quantization that only its own engine reads ("exl2", "exl3"). `quantization` is upper case (`BF16`, `GPTQ`).
-    `parameters` are how its publisher would have it sampled, by Ollama's option names."""
+    `parameters` are how its publisher would have it sampled, by Ollama's option names. `start_token` begins a text
+    of which nothing is given."""
 
     format: str
     architecture: str
@@ -73,6 +74,7 @@ class FolderFacts(Struct, frozen=True):
     pooling: Pooling | None
     chat_template: str | None
     parameters: tuple[tuple[str, object], ...]
+    start_token: int | None
     has_own_code: bool
     has_vision: bool
     has_audio: bool
@@ -143,6 +145,7 @@ def read_facts(folder: Path) -> FolderFacts:
         pooling=_pooling(folder, _word(first)),
         chat_template=_chat_template(folder),
         parameters=_parameters_of(_optional(folder / "generation_config.json")),
+        start_token=_token(text.get("bos_token_id")) or _token(text.get("eos_token_id")),
         has_own_code="auto_map" in config or "auto_map" in _optional(folder / "tokenizer_config.json"),
         has_vision=bool(_table(config.get("vision_config"))),
         has_audio=bool(_table(config.get("audio_config"))),
@@ -223,6 +226,11 @@ def _word(value: object) -> str:
 
 def _whole(value: object) -> int | None:
     return value if isinstance(value, int) and not isinstance(value, bool) and 0 < value < 1 << 40 else None
+
+
+def _token(value: object) -> int | None:
+    """A token's number, or the first of several."""
+    return _whole(value[0] if isinstance(value, list) and value else value)
 
 
 def _plain_type(headers: list[SafetensorsHeader]) -> str:

@@ -18,6 +18,7 @@ CONFIG: dict[str, Any] = {
     "num_key_value_heads": 2,
     "max_position_embeddings": 2048,
     "torch_dtype": "bfloat16",
+    "bos_token_id": 7,
 }
 TOOLS_TEMPLATE = "{% for tool in tools %}{{ tool }}{% endfor %}<tool_call>{{ messages }}"
 

@@ -14,7 +14,17 @@ from oprel.drivers.contract import Health
 from oprel.drivers.upstream import HttpEngine, Quirks
 from oprel.errors import EngineFailedError
 from oprel.net import AnswerTimeout, CannotConnect, QuickClient, QuickError
-from oprel.schema import ALL_SAMPLING, Capabilities, ChatRequest, CompletionRequest, Event, Plan, Sampling
+from oprel.schema import (
+    ALL_SAMPLING,
+    Capabilities,
+    ChatRequest,
+    CompletionRequest,
+    Embeddings,
+    EmbedRequest,
+    Event,
+    Plan,
+    Sampling,
+)
 
 __all__ = ["SAMPLING", "VLLM", "VllmEngine"]
 
@@ -55,6 +65,7 @@ class VllmEngine(HttpEngine):
         client: QuickClient,
         child: Child,
         quirks: Quirks,
+        start_token: int | None,
         stall_timeout_s: float,
         stop_grace_s: float,
     ) -> None:
@@ -66,6 +77,7 @@ class VllmEngine(HttpEngine):
             stall_timeout_s=stall_timeout_s,
         )
         self._child = child
+        self._start_token = start_token
         self._stop_grace_s = stop_grace_s
 
     def __repr__(self) -> str:
@@ -79,9 +91,27 @@ class VllmEngine(HttpEngine):
 
     async def complete(self, request: CompletionRequest) -> AsyncGenerator[tuple[Event, ...], None]:
         request = msgspec.structs.replace(request, sampling=self._within(request.sampling))
+        if not request.prompt and self._start_token is not None:
+            # vLLM refuses an empty prompt; a text that begins is what the model knows as one.
+            request = msgspec.structs.replace(request, prompt=(self._start_token,))
         async with aclosing(super().complete(request)) as answer:
             async for batch in answer:
                 yield batch
+
+    async def embed(self, request: EmbedRequest) -> Embeddings:
+        """vLLM takes texts, or tokens, and refuses both in one request."""
+        texts = tuple(at for at, given in enumerate(request.inputs) if isinstance(given, str))
+        if len(texts) in (0, len(request.inputs)):
+            return await super().embed(request)
+        tokens = tuple(at for at in range(len(request.inputs)) if at not in set(texts))
+        vectors: dict[int, tuple[float, ...]] = {}
+        count = 0
+        for places in (texts, tokens):
+            part = msgspec.structs.replace(request, inputs=tuple(request.inputs[at] for at in places))
+            answer = await super().embed(part)
+            vectors |= zip(places, answer.vectors, strict=True)
+            count += answer.prompt_tokens
+        return Embeddings(tuple(vectors[at] for at in range(len(request.inputs))), count)
 
     async def tokenize(self, text: str, *, add_special: bool = False) -> tuple[int, ...]:
         path = self._refusals.tokenize(self.quirks.tokenize_path)

@@ -100,8 +100,9 @@ class _Planner:
         budget = self.hardware.ram_available_bytes - min(_RAM_RESERVE_BYTES, self.hardware.ram_total_bytes // 20)
         left = budget - PROCESS_BYTES - self.needs.weights_bytes
         context, cache_gib = self._cpu_cache(left, most_tokens)
-        threads = self.load.threads
-        asked = None if threads is None else min(threads, self.hardware.threads)
+        # Workers spin at barriers: with one on every core, ten times as slow as with the server's left free.
+        most = max(1, self.hardware.cores - 1)
+        asked = None if self.load.threads is None else min(self.load.threads, most)
         is_eager = True if self.options.enforce_eager is None else self.options.enforce_eager
         launch = self._launch(context, is_eager, cpu_cache_gib=cache_gib, threads=asked)
         cache = cache_gib * GIB if self.needs.kv_bytes_per_token else 0
@@ -117,7 +118,7 @@ class _Planner:
         return self._plan(
             launch,
             bytes_by_device=(("cpu", PROCESS_BYTES + self.needs.weights_bytes + cache),),
-            threads=asked or max(1, self.hardware.cores - 1),
+            threads=asked or most,
             device="cpu",
             reasons=reasons,
         )
@@ -260,8 +261,11 @@ class _Planner:
         return (reason, ("context_reduced", text))
 
     def _threads_reason(self, asked: int | None) -> tuple[str, str]:
-        if asked is not None:
+        if asked is not None and asked == self.load.threads:
             return ("threads", f"{asked}: asked for, or what other engines leave")
+        if asked is not None:
+            why = "vLLM's server needs a core of its own"
+            return ("threads", f"{asked} instead of the {self.load.threads} asked for: {why}")
         return ("threads", "one for each core but one, which vLLM keeps for its server, bound to them")
 
     # -- the plan

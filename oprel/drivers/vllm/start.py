@@ -56,6 +56,7 @@ async def start_engine(plan: Plan, options: DriverOptions) -> VllmEngine:
             client=client,
             child=child,
             quirks=VLLM if _option(plan, "--lora-modules") is None else msgspec.structs.replace(VLLM, model=ADAPTER),
+            start_token=facts.start_token,
             stall_timeout_s=options.stall_timeout_s,
             stop_grace_s=max(options.stop_grace_s, _STOP_GRACE_S),
         )

@@ -288,12 +288,14 @@ REFUSED: dict[str, tuple[type[openai.APIStatusError], str, dict[str, Any], str |
 }
 
 
+if TEST_DRIVER == "vllm":
+    del REFUSED["tools"]  # the template of its model has a place for them
+
+
 @pytest.mark.parametrize(("error", "kind", "fields", "param", "code"), REFUSED.values(), ids=REFUSED.keys())
 def test_refusals_are_the_clients_own_errors(
     client: OpenAI, error: type[openai.APIStatusError], kind: str, fields: dict[str, Any], param: str, code: str
 ) -> None:
-    if "tools" in fields and TEST_DRIVER == "vllm":
-        pytest.skip("this driver's model has a template with tools")
     with pytest.raises(error) as caught:
         if kind == "chat":
             client.chat.completions.create(**{"model": CHAT_MODEL, "messages": QUESTION, **fields})

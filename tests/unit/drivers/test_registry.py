@@ -182,6 +182,13 @@ class TestChoosing:
         with pytest.raises(UnsupportedError, match=r"llama_cpp: .*'punched-cards'"):
             Registry(options).choose(make_model(format="punched-cards"), make_hardware())
 
+    def test_one_that_is_not_usable_makes_room_for_the_next(self, options: DriverOptions) -> None:
+        registry = Registry(options)
+        registry.register("broken", InProcess(options, usable=False))
+        registry.register("in_process", InProcess(options))
+        driver, _ = registry.choose(make_model(format="scripted"), make_hardware())
+        assert driver.availability(make_hardware()).usable
+
     def test_the_right_driver_that_is_not_usable_says_why(self, options: DriverOptions) -> None:
         registry = Registry(options)
         registry.register("in_process", InProcess(options, usable=False))

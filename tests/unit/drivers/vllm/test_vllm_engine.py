@@ -20,7 +20,7 @@ from support.tree_folders import write_folder
 from oprel.drivers import DriverOptions, EngineFailedError, EngineStartError, EngineTimeoutError, UnsupportedError
 from oprel.drivers.vllm import VllmDriver
 from oprel.drivers.vllm.engine import VllmEngine
-from oprel.schema import ChatRequest, Finish, Hardware, LoadOptions, Model, Plan, Sampling, Thinking
+from oprel.schema import ChatRequest, EmbedRequest, Finish, Hardware, LoadOptions, Model, Plan, Sampling, Thinking
 from oprel.store import Trees
 from oprel.testing.subject import ask, chat_request, child_processes, completion_request
 
@@ -215,6 +215,38 @@ def test_tokens_and_prompts(make: Make) -> None:
             await engine.stop()
 
     run(work())
+
+
+def test_a_text_of_which_nothing_is_given_begins_with_its_first_token(make: Make) -> None:
+    stand = make()
+
+    async def work() -> None:
+        engine = await stand.start()
+        try:
+            await ask(engine.complete(completion_request("")))
+        finally:
+            await engine.stop()
+
+    run(work())
+    assert stand.requests()[-1]["body"]["prompt"] == [7]
+
+
+def test_texts_and_tokens_are_embedded_apart_and_in_order(make: Make, tmp_path: Path) -> None:
+    stand = make()
+    stand.trees.add(write_folder(tmp_path / "encoder", template=None, architectures=["BertModel"]), "one")
+
+    async def work() -> tuple[tuple[float, ...], ...]:
+        engine = await stand.start()
+        try:
+            assert (await engine.embed(EmbedRequest(("a", "bb")))).vectors == ((1.0,), (2.0,))
+            assert (await engine.embed(EmbedRequest(((1,), (1, 2, 3))))).vectors == ((1.0,), (3.0,))
+            mixed = await engine.embed(EmbedRequest(("a", (1, 2, 3), "bb", (4,))))
+            assert mixed.prompt_tokens == 7
+            return mixed.vectors
+        finally:
+            await engine.stop()
+
+    assert run(work()) == ((1.0,), (3.0,), (2.0,), (1.0,))
 
 
 def test_what_it_can_not_do_is_refused_before_it_is_asked(make: Make) -> None:

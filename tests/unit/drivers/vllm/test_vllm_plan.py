@@ -288,6 +288,8 @@ def test_threads_that_are_asked_for_are_not_bound() -> None:
     assert dict(made.environment)["VLLM_CPU_OMP_THREADS_BIND"] == "nobind"
     assert dict(made.environment)["OMP_NUM_THREADS"] == "3"
     assert plan().threads == 7, "vLLM keeps a core for its server"
+    assert plan(threads=8).threads == 7
+    assert "instead of the 8 asked for" in why(plan(threads=8), "threads")
 
 
 def test_batches_and_templates() -> None:
