@@ -305,6 +305,7 @@ class ScriptedDriver(Driver):
     """
 
     name = "scripted"
+    can = msgspec.structs.replace(_CHAT, embed=True)
 
     def __init__(
         self,
@@ -335,6 +336,11 @@ class ScriptedDriver(Driver):
 
     def availability(self, hardware: Hardware) -> Availability:
         return Availability(True, "scripted: needs nothing")
+
+    def capabilities(self, model: Model, hardware: Hardware) -> Capabilities:
+        script = self.script_of(model.name)
+        base = script.capabilities or (_EMBED if model.is_embedding else _CHAT)
+        return msgspec.structs.replace(base, context_tokens=model.context_tokens)
 
     def supports(self, model: Model) -> Support:
         if model.format not in self._formats:
