@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from oprel.dialects.ollama.generation import Begun, Turn, begun
+from oprel.dialects.ollama.settling import settled
 from oprel.dialects.ollama.truncation import fitted, truncation_warning
 from oprel.drivers import Engine
 from oprel.errors import ContextLengthError
@@ -13,6 +14,7 @@ __all__ = ["opened", "rendered"]
 
 async def opened(engine: Engine, *, request: ChatRequest, turn: Turn, truncate: bool) -> Begun:
     """Only a request that the engine finds too long is counted: the usual one costs nothing more."""
+    request = settled(request, engine, turn)
     try:
         return await begun(engine.chat(request))
     except ContextLengthError:

@@ -16,6 +16,7 @@ from oprel.dialects.ollama.generation import Begun, Job, Turn, begun, performed
 from oprel.dialects.ollama.lines import GENERATE
 from oprel.dialects.ollama.media import attachments, with_text
 from oprel.dialects.ollama.options import chosen
+from oprel.dialects.ollama.settling import settled
 from oprel.dialects.ollama.wire import GenerateRequest as WireRequest
 from oprel.dialects.ollama.wire import read
 from oprel.dialects.services import Services
@@ -56,6 +57,7 @@ async def _prepared(services: Services, body: bytes, client: str) -> Job:
     _check(asked, model, media)
     thinking = translation.thinking(wanted, model, name=asked.model)
     options = chosen(asked.options)
+    turn.asked = options.asked
     load = admission.load_options(model, options)
     turn.warnings += admission.ignored(options.ignored, unknown)
     if not asked.prompt:
@@ -145,18 +147,15 @@ class _Prompt:
         text = await self.rendered(engine)
         if not self._asked.raw and engine.capabilities.tokenize:
             self._turn.context_of = partial(_context, engine, text)
-        return await begun(
-            engine.complete(
-                CompletionRequest(
-                    text,
-                    self._sampling,
-                    suffix=self._asked.suffix or None,
-                    images=tuple(part for part in self._media if isinstance(part, ImagePart)),
-                    format=self._format,
-                    logprobs=self._logprobs,
-                )
-            )
+        completion = CompletionRequest(
+            text,
+            self._sampling,
+            suffix=self._asked.suffix or None,
+            images=tuple(part for part in self._media if isinstance(part, ImagePart)),
+            format=self._format,
+            logprobs=self._logprobs,
         )
+        return await begun(engine.complete(settled(completion, engine, self._turn)))
 
     async def rendered(self, engine: Engine) -> str:
         """The whole text that the model is given."""

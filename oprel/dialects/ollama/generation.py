@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from contextlib import aclosing
 from dataclasses import dataclass, field
 from typing import Literal
@@ -44,7 +44,8 @@ class Begun:
 @dataclass(slots=True)
 class Turn:
     """One request on its way. `model` is what the client wrote; times are of the monotonic clock; `context_of` makes
-    the `context` of the answer from the text that was generated; `images` counts those of the request."""
+    the `context` of the answer from the text that was generated; `images` counts those of the request; `asked` maps
+    fields of the sampling that the client gave to the names that it gave them by."""
 
     shape: Shape
     model: str
@@ -56,6 +57,7 @@ class Turn:
     warnings: list[events.Warning] = field(default_factory=list)
     context_of: ContextOf | None = None
     images: int = 0
+    asked: Mapping[str, str] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, slots=True)

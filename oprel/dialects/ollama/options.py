@@ -76,12 +76,14 @@ _LARGEST_SEED = 2**63 - 1
 
 
 class Chosen(Struct, frozen=True):
-    """`asked_context` is `num_ctx` as the client wrote it; `ignored` are names without effect, in order."""
+    """`asked_context` is `num_ctx` as the client wrote it; `ignored` are names without effect, in order; `asked` maps
+    the fields of `sampling` that were given to their names here."""
 
     sampling: Sampling
     load: LoadOptions
     asked_context: int | None = None
     ignored: tuple[str, ...] = ()
+    asked: Mapping[str, str] = {}
 
 
 def chosen(options: Mapping[str, object]) -> Chosen:
@@ -106,7 +108,8 @@ def chosen(options: Mapping[str, object]) -> Chosen:
         limited = _limited(name, option, read)
         if limited is not None:
             (load if option.in_load else sampling)[option.goes_to] = limited
-    return Chosen(Sampling(**sampling), LoadOptions(**load), asked_context, tuple(ignored))
+    asked = {option.goes_to: name for name, option in OPTIONS.items() if name in options and option.goes_to in sampling}
+    return Chosen(Sampling(**sampling), LoadOptions(**load), asked_context, tuple(ignored), asked)
 
 
 def _typed(name: str, option: Option, value: object) -> Any:

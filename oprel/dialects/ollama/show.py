@@ -17,8 +17,9 @@ from oprel.dialects.ollama.listing import Details, details
 from oprel.dialects.ollama.names import displayed
 from oprel.dialects.ollama.wire import ShowRequest, read
 from oprel.dialects.services import Services
+from oprel.drivers.prospects import Prospect
 from oprel.errors import ModelNotFoundError, OprelError
-from oprel.schema import Model
+from oprel.schema import Model, Plan
 from oprel.store import GgufMetadata, SkippedArray, read_gguf
 
 __all__ = ["show"]
@@ -40,6 +41,35 @@ class ShownTensor(Struct, frozen=True):
     shape: Sequence[int]
 
 
+class ShownPlan(Struct, frozen=True):
+    """What loading it would do, or did. `command` names files of this machine, as the model file does."""
+
+    engine: str
+    device: str
+    layers: int | None
+    gpu_layers: int | str
+    bytes_by_device: Mapping[str, int]
+    context_tokens: int
+    slots: int
+    threads: int
+    command: Sequence[str]
+    reasons: Mapping[str, str]
+
+
+class ShownServing(Struct, frozen=True):
+    """What Oprel tells beside Ollama's fields. `driver` None: nothing can serve the model."""
+
+    driver: str | None
+    reason: str
+    others: Mapping[str, str]
+    capabilities: Sequence[str]
+    sampling: Sequence[str]
+    context_tokens: int | None
+    loaded: bool
+    problem: str | None
+    plan: ShownPlan | None
+
+
 class Shown(Struct, frozen=True, kw_only=True, omit_defaults=True):
     license: str = ""
     modelfile: str = ""
@@ -53,6 +83,7 @@ class Shown(Struct, frozen=True, kw_only=True, omit_defaults=True):
     tensors: Sequence[ShownTensor] = ()
     capabilities: Sequence[str] = ()
     modified_at: str
+    oprel: ShownServing
 
 
 async def show(services: Services, body: bytes) -> bytes:
@@ -64,10 +95,11 @@ async def show(services: Services, body: bytes) -> bytes:
         _, model = await admission.find(services, raw, cloud_row="cloud_model_details")
     except ModelNotFoundError:
         raise refusal("no_such_model", name=displayed(raw)) from None
-    return await asyncio.to_thread(_shown, services, model, asked, displayed(raw))
+    (prospect,) = await services.scheduler.prospects([model])
+    return await asyncio.to_thread(_shown, services, model, asked, displayed(raw), prospect)
 
 
-def _shown(services: Services, model: Model, asked: ShowRequest, name: str) -> bytes:
+def _shown(services: Services, model: Model, asked: ShowRequest, name: str, prospect: Prospect) -> bytes:
     weights = _metadata(services, model, asked.verbose)
     projector = next((file for file in model.files if file.role == "projector"), None)
     parameters = {name: value for name, value in model.parameters}
@@ -86,7 +118,37 @@ def _shown(services: Services, model: Model, asked: ShowRequest, name: str) -> b
             tensors=[ShownTensor(t.name, t.type, t.shape) for t in weights.tensors] if weights else (),
             capabilities=[name for name in _CAPABILITIES if name in model.capabilities],
             modified_at=local_time(model.modified_at),
+            oprel=_serving(prospect),
         )
+    )
+
+
+def _serving(prospect: Prospect) -> ShownServing:
+    return ShownServing(
+        driver=prospect.driver,
+        reason=prospect.reason,
+        others=dict(prospect.others),
+        capabilities=prospect.capabilities.names,
+        sampling=sorted(prospect.capabilities.sampling),
+        context_tokens=prospect.context_tokens,
+        loaded=prospect.is_loaded,
+        problem=prospect.problem,
+        plan=None if prospect.plan is None else _plan(prospect.plan),
+    )
+
+
+def _plan(plan: Plan) -> ShownPlan:
+    return ShownPlan(
+        engine=plan.engine,
+        device=plan.device,
+        layers=plan.layers,
+        gpu_layers=plan.gpu_layers,
+        bytes_by_device=dict(plan.bytes_by_device),
+        context_tokens=plan.context_tokens,
+        slots=plan.slots,
+        threads=plan.threads,
+        command=plan.argv,
+        reasons=dict(plan.reasons),
     )
 
 
