@@ -129,7 +129,7 @@ class Cassette:
         header = Header(cassette=FORMAT, driver=self.driver, oprel=__version__)
         recorded = (header, *self.models.values(), *self.exchanges)
         path.parent.mkdir(parents=True, exist_ok=True)
-        path.write_bytes(b"".join(msgspec.json.encode(_compact(item)) + b"\n" for item in recorded))
+        path.write_bytes(b"".join(msgspec.json.encode(item, order="deterministic") + b"\n" for item in recorded))
 
     # -- playing
 
@@ -158,11 +158,7 @@ class Cassette:
 
 def asked(request: ChatRequest | CompletionRequest | EmbedRequest | Mapping[str, Any]) -> Any:
     """A request as it stands in a cassette: what was given, without what says nothing."""
-    return _compact(request)
-
-
-def _compact(value: Any) -> Any:
-    return _slim(msgspec.to_builtins(value, builtin_types=(bytes,), order="deterministic"))
+    return _slim(msgspec.to_builtins(request, builtin_types=(bytes,), order="deterministic"))
 
 
 def _slim(value: Any) -> Any:
@@ -194,11 +190,9 @@ def _matched(value: Any) -> Any:
 
 def _differences(recorded: Any, wanted: Any) -> list[str]:
     one, other = dict(_leaves(_matched(recorded))), dict(_leaves(_matched(wanted)))
-    return [
-        f"{place}: {_shown(one.get(place))} recorded, {_shown(other.get(place))} asked"
-        for place in sorted(one.keys() | other.keys())
-        if one.get(place) != other.get(place)
-    ]
+    places = [place for place in one.keys() | other.keys() if one.get(place) != other.get(place)]
+    places.sort(key=lambda place: (place not in one or place not in other, place))  # what changed tells most
+    return [f"{place}: {_shown(one.get(place))} recorded, {_shown(other.get(place))} asked" for place in places]
 
 
 def _leaves(value: Any, place: str = "") -> Iterator[tuple[str, Any]]:
