@@ -11,10 +11,10 @@ from typing import Any
 
 import msgspec
 
-from oprel.dialects.patterns import MAX_REPEATS, PatternError, pattern_repeats
+from oprel.dialects.patterns import MAX_REPEATS, PatternError, checked_pattern
 from oprel.errors import InvalidRequestError
 
-__all__ = ["MAX_STOPS", "SchemaBudget", "checked_schema", "checked_stops"]
+__all__ = ["MAX_STOPS", "SchemaBudget", "checked_schema", "checked_stops", "unenforced_keywords"]
 
 MAX_STOPS = 16
 
@@ -35,6 +35,15 @@ _SINGLES = (
     "propertyNames", "not", "if", "then", "else",
 )  # fmt: skip
 _REPEATS = ("minItems", "maxItems", "minLength", "maxLength")
+
+# What grammars of engines pass over: an answer may break these, and the client should know. Limits of numbers are kept
+# for integers only.
+_UNENFORCED = (
+    "not", "if", "then", "else", "patternProperties", "propertyNames", "minProperties", "maxProperties", "uniqueItems",
+    "contains", "minContains", "maxContains", "multipleOf", "dependentRequired", "dependentSchemas", "unevaluatedItems",
+    "unevaluatedProperties",
+)  # fmt: skip
+_NUMBER_LIMITS = ("minimum", "maximum", "exclusiveMinimum", "exclusiveMaximum")
 
 Schema = dict[str, Any]
 
@@ -65,12 +74,16 @@ def checked_stops(value: str | list[str] | None, *, param: str) -> tuple[str, ..
     return tuple(dict.fromkeys(stop for stop in stops if stop))
 
 
-def checked_schema(schema: object, *, param: str, budget: SchemaBudget | None = None) -> str:
-    """The schema as compact JSON text. Raises InvalidRequestError, its `param` the path of the part at fault.
+def checked_schema(
+    schema: object, *, param: str, budget: SchemaBudget | None = None, dropped: list[str] | None = None
+) -> str:
+    """The schema as compact JSON text, its patterns written anew in the plainest form (`patterns` says why). Raises
+    InvalidRequestError, its `param` the path of the part at fault.
 
     Bounds: 64 KiB, 32 levels, 1,000 nodes, 1,000 enum values, 64 alternatives, 500 properties, and 1,000 for the
     product of nested repeats (lengths and item counts; a pattern counts with its own). References stay inside the
-    schema and lead somewhere; patterns keep to `patterns`' subset.
+    schema and lead somewhere; patterns keep to `patterns`' subset. Where `dropped` is given, a pattern, length or count
+    beyond these is left out of the text, and its path added: a tool that isn't strict works without them.
     """
     if not isinstance(schema, dict):
         raise _refused(param, "must be a JSON object that is a JSON Schema")
@@ -78,11 +91,21 @@ def checked_schema(schema: object, *, param: str, budget: SchemaBudget | None = 
     text = msgspec.json.encode(schema)
     if len(text) > _MAX_SCHEMA_BYTES:
         raise _refused(param, f"has {len(text)} bytes; at most {_MAX_SCHEMA_BYTES} are allowed")
-    measure = _Measure(schema, param)
+    own = msgspec.json.decode(text, type=dict[str, Any])
+    measure = _Measure(own, param, dropped)
     measure.walk()
     if budget is not None:
         budget.spend(measure.nodes, param=param)
-    return text.decode()
+    return msgspec.json.encode(own).decode() if measure.has_changed else text.decode()
+
+
+def unenforced_keywords(schema: str) -> tuple[str, ...]:
+    """Keywords of a checked schema that no engine holds an answer to, each once."""
+    found: dict[str, None] = {}
+    for part in _every(msgspec.json.decode(schema, type=dict[str, Any])):
+        names = _UNENFORCED if part.get("type") == "integer" else (*_UNENFORCED, *_NUMBER_LIMITS)
+        found |= dict.fromkeys(name for name in names if name in part)
+    return tuple(found)
 
 
 def _refused(param: str, what: str) -> InvalidRequestError:
@@ -105,10 +128,13 @@ def _containers(value: Any) -> Iterator[Any]:
 
 
 class _Measure:
-    """One walk over a schema: counts, checks, and then the product of nested repeats through references."""
+    """One walk over a schema: counts, checks, and then the product of nested repeats through references. Patterns are
+    written anew in it."""
 
-    def __init__(self, root: Schema, param: str) -> None:
+    def __init__(self, root: Schema, param: str, dropped: list[str] | None) -> None:
         self.nodes = 0
+        self.has_changed = False
+        self._dropped = dropped
         self._root = root
         self._param = param
         self._own: dict[int, int] = {}
@@ -147,29 +173,45 @@ class _Measure:
                 raise _refused(f"{path}.{name}", f"has {len(value)} entries; at most {most} are allowed")
 
     def _repeats(self, schema: Schema, path: str) -> int:
-        own = 1
-        for name in _REPEATS:
-            value = schema.get(name)
-            if value is None:
-                continue
-            if not isinstance(value, int) or isinstance(value, bool) or value < 0:
-                raise _refused(f"{path}.{name}", f"is {value!r}; it must be an integer of 0 or more")
-            if value > MAX_REPEATS:
-                raise _refused(f"{path}.{name}", f"is {value}; at most {MAX_REPEATS} is allowed")
-            own = max(own, value)
-        for name in ("minimum", "maximum", "exclusiveMinimum", "exclusiveMaximum"):
+        own = max(self._count(schema, name, f"{path}.{name}") for name in _REPEATS)
+        for name in _NUMBER_LIMITS:
             value = schema.get(name)
             if isinstance(value, int) and abs(value) >= _INT64:
                 raise _refused(f"{path}.{name}", f"is {value}; it must fit in 64 bits")
-        return max(own, self._pattern(schema.get("pattern"), f"{path}.pattern"))
+        return max(own, self._pattern(schema, f"{path}.pattern"))
 
-    def _pattern(self, pattern: object, path: str) -> int:
+    def _count(self, schema: Schema, name: str, path: str) -> int:
+        value = schema.get(name)
+        if value is None:
+            return 1
+        if not isinstance(value, int) or isinstance(value, bool) or value < 0:
+            raise _refused(path, f"is {value!r}; it must be an integer of 0 or more")
+        if value > MAX_REPEATS:
+            self._drop(schema, name, _refused(path, f"is {value}; at most {MAX_REPEATS} is allowed"))
+            return 1
+        return max(1, value)
+
+    def _pattern(self, schema: Schema, path: str) -> int:
+        pattern = schema.get("pattern")
+        if pattern is None:
+            return 1
         if not isinstance(pattern, str):
-            return 1  # a property may be called "pattern"
+            raise _refused(path, f"is {pattern!r}; it must be a regular expression")
         try:
-            return pattern_repeats(pattern)
+            found = checked_pattern(pattern)
         except PatternError as error:
-            raise _refused(path, f"{error}: {pattern[:100]!r}") from error
+            self._drop(schema, "pattern", _refused(path, f"{error}: {pattern[:100]!r}"))
+            return 1
+        self.has_changed = True
+        schema["pattern"] = found.text
+        return found.repeats
+
+    def _drop(self, schema: Schema, name: str, refusal: InvalidRequestError) -> None:
+        if self._dropped is None:
+            raise refusal
+        self.has_changed = True
+        self._dropped.append(refusal.param or name)
+        del schema[name]
 
     def _target(self, reference: object, path: str) -> Schema:
         """The schema that a reference names; a chain of references must end somewhere."""

@@ -9,6 +9,7 @@ import msgspec
 from oprel.config import Settings
 from oprel.scheduler.state import Limits, Resident
 from oprel.schema import Hardware, LoadOptions, Model, Plan
+from oprel.schema.sampling import load_from_model
 
 __all__ = [
     "budget_of",
@@ -29,8 +30,8 @@ _WHOLE_START = 10
 
 
 def merged(wanted: LoadOptions, settings: Settings, model: Model) -> LoadOptions:
-    """The request's own options, and the settings where it says nothing. The settings' template is only for models
-    that have none."""
+    """The request's own options; where it says nothing the model's own parameters; then the settings. The settings'
+    template is only for models that have none."""
     template = settings.chat_template if model.chat_template is None else None
     defaults = {
         "context_tokens": settings.context,
@@ -39,6 +40,7 @@ def merged(wanted: LoadOptions, settings: Settings, model: Model) -> LoadOptions
         "threads": settings.threads,
         "kv_cache_type": settings.kv_cache_type,
         "chat_template": template,
+        **load_from_model(model),
     }
     gaps = {name: value for name, value in defaults.items() if value is not None and getattr(wanted, name) is None}
     return msgspec.structs.replace(wanted, **gaps) if gaps else wanted

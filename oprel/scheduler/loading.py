@@ -23,6 +23,8 @@ from oprel.schema import Plan, events
 __all__ = ["advance", "died", "give_up_late", "plan_failed", "planned", "start_failed", "started"]
 
 _FALLBACK_CAUSES = ("gpu", "memory")
+# Reasons of a realized plan that a user must hear of without asking for the plan.
+_SURPRISES = frozenset({"context_reduced", "gpu_fallback", "gpu_unused"})
 
 
 def advance(draft: Draft) -> None:
@@ -209,6 +211,7 @@ def started(draft: Draft, event: Started) -> None:
         ready_at=draft.now,
         used_at=draft.now,
         measured_bytes=event.measured_bytes,
+        warnings=(*resident.warnings, *_told_by(event.plan)),
     )
 
 
@@ -264,6 +267,11 @@ def _record_crash(draft: Draft, resident: Resident, reason: str) -> None:
     if shut is not None:
         draft.refuse_all(family, shut)
         draft.actions.append(Tell(shut.message))
+
+
+def _told_by(plan: Plan) -> tuple[events.Warning, ...]:
+    """What the engine came up with that the user didn't ask for: no silent surprises."""
+    return tuple(events.Warning(subject, text) for subject, text in plan.reasons if subject in _SURPRISES)
 
 
 def _fallback_code(cause: str) -> str:

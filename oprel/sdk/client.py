@@ -187,5 +187,5 @@ class Client:
 def read_line(call: Call[R], line: str) -> R:
     """One line of a stream; raises what an error line says."""
     if line.startswith('{"error"') and (error := json.loads(line).get("error")):
-        raise stream_error(str(error), model=call.model)
+        raise stream_error(str(error), path=call.path, model=call.model)
     return call.answer.model_validate_json(line)

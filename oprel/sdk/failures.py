@@ -35,9 +35,9 @@ def raise_for(response: httpx.Response, *, model: str = "") -> None:
     )
 
 
-def stream_error(text: str, *, model: str = "") -> OprelError:
+def stream_error(text: str, *, path: str, model: str = "") -> OprelError:
     """What a stream's `{"error": …}` line says: its status was sent long before."""
-    return as_ours(500, text, model=model)
+    return as_ours(502 if path in ("/api/pull", "/api/push") else 500, text, model=model)
 
 
 def no_answer(error: httpx.TransportError, base_url: str) -> OprelError:

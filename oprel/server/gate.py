@@ -8,13 +8,14 @@ lines carry as well.
 from __future__ import annotations
 
 import asyncio
+import logging
 import os
 import re
 from collections.abc import Awaitable
 from contextvars import ContextVar
 
 from litestar.enums import ScopeType
-from litestar.types import ASGIApp, HTTPReceiveMessage, Message, Receive, Scope, Send
+from litestar.types import ASGIApp, HTTPReceiveMessage, HTTPScope, Message, Receive, Scope, Send
 
 from oprel.config import Settings
 from oprel.errors import AuthenticationError, BusyError, PayloadTooLargeError
@@ -23,6 +24,8 @@ from oprel.server.lifetime import Lifetime
 from oprel.server.refusals import Refusal, refusal
 
 __all__ = ["Gate", "request_id"]
+
+_log = logging.getLogger("oprel.server")
 
 request_id: ContextVar[str] = ContextVar("oprel_request_id", default="-")
 
@@ -70,7 +73,9 @@ class Gate:
                 receive = _counted(receive, self._max_body_bytes)
             await self._pass(scope, receive, send)
 
-    async def _pass(self, scope: Scope, receive: Receive, send: Send) -> None:
+    async def _pass(self, scope: HTTPScope, receive: Receive, send: Send) -> None:
+        if _log.isEnabledFor(logging.DEBUG):
+            _log.debug("%s %r from %s", scope["method"], scope["path"], scope["client"])
         self.running += 1
         self._idle.clear()
         try:

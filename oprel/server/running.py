@@ -15,6 +15,7 @@ import uvicorn
 
 from oprel.config import Settings
 from oprel.dialects.services import Services
+from oprel.drivers.registry import AUTO
 from oprel.errors import ConfigError, OprelError
 from oprel.server.access import is_loopback
 from oprel.server.app import create_app
@@ -82,7 +83,10 @@ def _with_request_id(record: logging.LogRecord) -> bool:
 async def _serve(settings: Settings, listener: socket.socket, say: Say) -> None:
     # Nothing is awaited until there is something to stop: the loop calls a signal's handler when it is free.
     with _signals_to(lambda: serving.stop()), server_state(settings):
-        serving = Serving(compose(settings), listener, say=say)
+        services = compose(settings)
+        if services.registry is not None and settings.driver != AUTO:
+            services.registry.get(settings.driver)  # raises now what every request would be told
+        serving = Serving(services, listener, say=say)
         await serving.run()
 
 

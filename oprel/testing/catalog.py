@@ -15,8 +15,9 @@ from typing import TYPE_CHECKING, Any
 import msgspec
 
 from oprel.drivers import Driver
-from oprel.errors import DriverUnavailableError, InvalidNameError, ModelNotFoundError
+from oprel.errors import DriverUnavailableError, ModelNotFoundError
 from oprel.schema import Hardware, Model, ModelFile
+from oprel.store import ModelName, parse_reference
 
 if TYPE_CHECKING:
     from oprel.store import GgufMetadata
@@ -63,24 +64,27 @@ class ScriptedCatalog:
         self._metadata = dict(metadata or {})
 
     def find(self, name: str) -> Model:
-        wanted = name.lower()
-        if not wanted or any(c.isspace() or c in "\\\0" for c in wanted) or ".." in wanted:
-            raise InvalidNameError(f"{name!r} is not a model name: use [namespace/]name[:tag]", name=name)
+        wanted = _key(name)
         for model in self.models:
-            names = {model.name.lower(), *(alias.lower() for alias in model.aliases)}
-            if wanted in names or f"{wanted}:latest" in names:
+            if wanted in {_key(model.name), *map(_key, model.aliases)}:
                 return model
-        raise ModelNotFoundError(f"model {name!r} not found", model=name)
+        raise ModelNotFoundError(f"Model {name[:200]!r} isn't here; get it with: oprel pull {name[:200]}", model=name)
 
     def list(self) -> tuple[Model, ...]:
         return tuple(reversed(self.models))
 
-    def metadata(self, model: Model) -> GgufMetadata:
+    def metadata(self, model: Model, *, full: bool = False) -> GgufMetadata:
         """What was given for the model's name; KeyError for a model without."""
         return self._metadata[model.name]
 
     def blob_path(self, digest: str) -> Path:
         return Path("/models/blobs") / f"sha256-{digest.removeprefix('sha256:')}"
+
+
+def _key(name: str) -> object:
+    """Names are the same by the store's own rules; InvalidNameError for what isn't one."""
+    reference = parse_reference(name)
+    return ModelName.parse(name).key if isinstance(reference, ModelName) else str(reference)
 
 
 class ScriptedRegistry:

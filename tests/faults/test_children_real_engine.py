@@ -90,7 +90,9 @@ def run(work: Coroutine[Any, Any, None]) -> None:
 
 
 def engines_of(parent: int) -> list[int]:
-    return [int(pid) for pid in Path(f"/proc/{parent}/task/{parent}/children").read_text().split()]
+    """The engines among its children; a test run has servers too."""
+    children = Path(f"/proc/{parent}/task/{parent}/children").read_text().split()
+    return [int(pid) for pid in children if b".sock" in Path(f"/proc/{pid}/cmdline").read_bytes()]
 
 
 def chat(text: str, *, max_tokens: int = 8) -> ChatRequest:

@@ -120,6 +120,15 @@ class TestInUse:
             assert (server.state_dir / f"server-{server.port}.json").exists()
 
 
+def test_an_unknown_driver_is_told_at_once(tmp_path: Path) -> None:
+    ended = run_oprel("serve", "--port", "0", "--driver", "nothing", environ=clean_environment(tmp_path))
+    assert ended.returncode == 1
+    assert ended.stdout == ""
+    (line,) = ended.stderr.splitlines()
+    assert line.startswith("oprel: There is no driver 'nothing': installed are ")
+    assert not list((tmp_path / ".oprel/state").glob("server-*"))
+
+
 class TestExposure:
     """A server that others can reach needs a key, or the word that it needs none."""
 
@@ -219,4 +228,4 @@ def test_version_imports_nothing() -> None:
     ended = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True, timeout=30)
     version, modules = ended.stdout.splitlines()
     assert version == "oprel 1.0.0"
-    assert modules.replace("'__future__', ", "") == "['oprel', 'oprel.cli']"
+    assert modules.replace("'__future__', ", "") == "['oprel', 'oprel.cli', 'oprel.version']"

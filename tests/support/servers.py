@@ -28,6 +28,7 @@ from oprel.config import Settings
 from oprel.dialects.services import Services
 from oprel.scheduler import Scheduler
 from oprel.server.running import Serving, loop_factory
+from oprel.store import GgufMetadata
 from oprel.testing import Script, ScriptedCatalog, ScriptedDriver, ScriptedRegistry, scripted_model
 
 __all__ = [
@@ -39,6 +40,7 @@ __all__ = [
     "is_alive",
     "real_server",
     "run_oprel",
+    "scripted_catalog",
     "scripted_server",
     "wait_until",
 ]
@@ -105,8 +107,8 @@ def real_server(
     expect_clean: bool = True,
     prefix: Sequence[str] = (),
 ) -> Iterator[RealServer]:
-    """`PREFIX oprel serve --port 0 FLAGS`. Ends it by SIGTERM; then, with `expect_clean`, asserts exit code 0 and that none
-    of its children is left."""
+    """`PREFIX oprel serve --port 0 FLAGS`. Ends it by SIGTERM; then, with `expect_clean`, asserts exit code 0 and that
+    none of its children is left."""
     with tempfile.TemporaryDirectory(prefix="oprel-test-") as folder:
         home = Path(folder)
         settings = {"OPREL_STATE_DIR": str(home / "state"), "OPREL_MODELS": str(models_dir or home / "models")}
@@ -298,6 +300,12 @@ class ScriptedServer:
             opened.cancel()
 
 
+def scripted_catalog(*models: Any) -> ScriptedCatalog:
+    """Models that can be shown as well: with GGUF metadata that says nothing."""
+    nothing = GgufMetadata(version=3, values={}, tensors=(), size_bytes=0, data_offset=0)
+    return ScriptedCatalog(*models, metadata={model.name: nothing for model in models})
+
+
 @contextmanager
 def scripted_server(
     script: Script | None = None,
@@ -315,7 +323,7 @@ def scripted_server(
     listener = socket.create_server(("127.0.0.1", 0))
     listener.setblocking(False)
     settings = (settings or Settings()).model_copy(update={"port": listener.getsockname()[1]})
-    catalog = catalog or ScriptedCatalog(*models)
+    catalog = catalog or scripted_catalog(*models)
     driver = ScriptedDriver(script, scripts=scripts)
     scheduler = Scheduler(
         catalog=catalog,

@@ -4,16 +4,14 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Iterable
-from contextlib import suppress
-from typing import Any
 
 import msgspec
 
 from oprel.dialects.ollama.errors import refusal
 from oprel.dialects.ollama.names import local_name, qualified
-from oprel.dialects.ollama.options import DEFAULTS, Chosen, chosen
+from oprel.dialects.ollama.options import DEFAULTS, Chosen
 from oprel.dialects.services import Services
-from oprel.errors import ModelDamagedError, OprelError
+from oprel.errors import ModelDamagedError
 from oprel.schema import LoadOptions, Model, Sampling, events
 from oprel.schema.sampling import filled, from_model
 
@@ -100,24 +98,12 @@ def sampling(services: Services, model: Model, asked: Sampling) -> Sampling:
 
 
 def load_options(model: Model, asked: Chosen) -> LoadOptions:
-    """The request's options over the model's own. A context longer than the model was trained for is cut to that."""
-    fields = {**_own_load_options(model), **_given(asked.load)}
-    context = fields.get("context_tokens")
-    if context is not None and model.context_tokens is not None:
-        fields["context_tokens"] = min(context, model.context_tokens)
-    return LoadOptions(**fields)
-
-
-def _own_load_options(model: Model) -> dict[str, Any]:
-    fields: dict[str, Any] = {}
-    for name, value in model.parameters:
-        with suppress(OprelError):  # whoever made the model isn't here to be told
-            fields |= _given(chosen({name: value}).load)
-    return fields
-
-
-def _given(load: LoadOptions) -> dict[str, Any]:
-    return {name: value for name, value in msgspec.structs.asdict(load).items() if value is not None}
+    """The request's options; the scheduler fills in the model's own. A context longer than the model was trained for
+    is cut to that."""
+    load = asked.load
+    if load.context_tokens is None or model.context_tokens is None:
+        return load
+    return msgspec.structs.replace(load, context_tokens=min(load.context_tokens, model.context_tokens))
 
 
 def ignored(options: Iterable[str], fields: Iterable[str]) -> list[events.Warning]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from functools import partial
 
 from oprel.dialects.bounds import SchemaBudget
@@ -13,8 +14,8 @@ from oprel.dialects.ollama.errors import OllamaErrors, refusal
 from oprel.dialects.ollama.generation import Job, Turn, performed
 from oprel.dialects.ollama.lines import CHAT
 from oprel.dialects.ollama.options import Chosen, chosen
+from oprel.dialects.ollama.wire import LARGE_BYTES, read_off_loop
 from oprel.dialects.ollama.wire import ChatRequest as WireRequest
-from oprel.dialects.ollama.wire import read
 from oprel.dialects.services import Services
 from oprel.schema import AudioPart, ChatRequest, ImagePart, Message, Model, Thinking
 
@@ -26,11 +27,14 @@ def chat(services: Services, body: bytes, errors: OllamaErrors, *, client: str =
 
 
 async def _prepared(services: Services, body: bytes, client: str) -> Job:
-    asked, unknown = read(body, WireRequest)
+    asked, unknown = await read_off_loop(body, WireRequest)
     keep = keep_alive(asked.keep_alive)
     wanted = translation.wanted_thinking(asked.think)
     turn = Turn(CHAT, asked.model, asked.stream, hide_thinking=wanted is not None and not wanted.enabled)
-    given = translation.messages(asked.messages, turn.warnings)
+    if len(body) > LARGE_BYTES:
+        given = await asyncio.to_thread(translation.messages, asked.messages, turn.warnings)
+    else:
+        given = translation.messages(asked.messages, turn.warnings)
     admission.check_top_logprobs(asked.top_logprobs)
     if not asked.model:
         raise refusal("model_required")

@@ -16,7 +16,7 @@ from oprel.dialects.ollama.errors import OllamaErrors, refusal
 from oprel.dialects.ollama.generation import whole
 from oprel.dialects.ollama.gojson import dumps
 from oprel.dialects.ollama.options import Chosen, chosen
-from oprel.dialects.ollama.wire import EmbeddingRequest, EmbedRequest, read
+from oprel.dialects.ollama.wire import EmbeddingRequest, EmbedRequest, read_off_loop
 from oprel.dialects.services import Services
 from oprel.drivers import Engine
 from oprel.schema import EmbedRequest as EngineRequest
@@ -34,7 +34,7 @@ _MANY_NUMBERS = 50_000
 
 async def embed(services: Services, body: bytes, errors: OllamaErrors, *, client: str = "") -> Answer:
     started = time.monotonic_ns()
-    asked, unknown = read(body, EmbedRequest)
+    asked, unknown = await read_off_loop(body, EmbedRequest)
     keep = keep_alive(asked.keep_alive)
     texts = _inputs(asked.input)
     if not asked.model:
@@ -72,7 +72,7 @@ async def embed(services: Services, body: bytes, errors: OllamaErrors, *, client
 
 
 async def embeddings(services: Services, body: bytes, errors: OllamaErrors, *, client: str = "") -> Answer:
-    asked, unknown = read(body, EmbeddingRequest)
+    asked, unknown = await read_off_loop(body, EmbeddingRequest)
     keep = keep_alive(asked.keep_alive)
     if not asked.model:
         raise refusal("model_required")

@@ -95,6 +95,9 @@ def refusal(name: str, /, **facts: object) -> Refusal:
     return Refusal(row, row.text.format(**facts))
 
 
+# Texts quote what the client sent, which may be megabytes.
+_TEXT_LIMIT = 4000
+
 _CONTEXT = (
     "the prompt is longer than the context length currently available to the model; shorten the prompt, adjust the "
     "context length in settings, or use a model with a longer context length"
@@ -197,4 +200,5 @@ class OllamaErrors:
 
 
 def _body(text: str) -> bytes:
-    return dumps({"error": text})
+    shown = text if len(text) <= _TEXT_LIMIT else text[:_TEXT_LIMIT] + "…"
+    return dumps({"error": shown})

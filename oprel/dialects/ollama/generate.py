@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Sequence
 from functools import partial
 from typing import Literal
@@ -17,8 +18,8 @@ from oprel.dialects.ollama.lines import GENERATE
 from oprel.dialects.ollama.media import attachments, with_text
 from oprel.dialects.ollama.options import chosen
 from oprel.dialects.ollama.settling import settled
+from oprel.dialects.ollama.wire import LARGE_BYTES, read_off_loop
 from oprel.dialects.ollama.wire import GenerateRequest as WireRequest
-from oprel.dialects.ollama.wire import read
 from oprel.dialects.services import Services
 from oprel.drivers import Engine
 from oprel.schema import (
@@ -43,11 +44,12 @@ def generate(services: Services, body: bytes, errors: OllamaErrors, *, client: s
 
 
 async def _prepared(services: Services, body: bytes, client: str) -> Job:
-    asked, unknown = read(body, WireRequest)
+    asked, unknown = await read_off_loop(body, WireRequest)
     keep = keep_alive(asked.keep_alive)
     wanted = translation.wanted_thinking(asked.think)
     turn = Turn(GENERATE, asked.model, asked.stream, hide_thinking=wanted is not None and not wanted.enabled)
-    media = attachments(asked.images)
+    large = len(body) > LARGE_BYTES
+    media = await asyncio.to_thread(attachments, asked.images) if large else attachments(asked.images)
     admission.check_top_logprobs(asked.top_logprobs)
     if not asked.model:
         raise refusal("no_such_model", name="")

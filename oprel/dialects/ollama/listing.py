@@ -109,7 +109,8 @@ def ps(services: Services) -> dict[str, Any]:
 
 
 def _running(loaded: LoadedModel) -> Running:
-    name, plan = displayed(loaded.name), loaded.plan  # no plan yet while it starts
+    # The name that people use for it, which /api/tags has too; no plan yet while it starts.
+    name, plan = displayed(next(iter(loaded.model.aliases), loaded.name)), loaded.plan
     return Running(
         name=name,
         model=name,

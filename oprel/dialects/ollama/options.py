@@ -13,17 +13,22 @@ from oprel.schema import LoadOptions, Sampling
 
 __all__ = ["DEFAULTS", "OPTIONS", "Chosen", "Option", "chosen"]
 
+_LARGEST = 2**31 - 1
+_LARGEST_FLOAT = 1e6  # engines count in float32, where larger numbers soon are infinite
+
 Kind = Literal["integer", "float32", "boolean", "array"]
 
 
 class Option(Struct, frozen=True):
     """`goes_to` is a field of `Sampling` (`in_load` False) or of `LoadOptions`; None: known and without effect.
-    A value below `least` means "not given" for options whose documents say so, else it becomes `least`."""
+    A value below `least` means "not given" for options whose documents say so, else it becomes `least`; one above
+    `most` becomes `most`."""
 
     kind: Kind
     goes_to: str | None = None
     in_load: bool = False
     least: int | None = None
+    most: int = _LARGEST
     below_is_unset: bool = False
 
 
@@ -41,10 +46,11 @@ OPTIONS: Mapping[str, Option] = {
     "min_p": Option("float32", "min_p"),
     "typical_p": Option("float32", "typical_p"),
     "repeat_penalty": Option("float32", "repeat_penalty"),
-    "repeat_last_n": Option("integer", "repeat_last_n"),
+    # Engines reserve memory for so many tokens.
+    "repeat_last_n": Option("integer", "repeat_last_n", most=65_536),
     "presence_penalty": Option("float32", "presence_penalty"),
     "frequency_penalty": Option("float32", "frequency_penalty"),
-    "seed": Option("integer", "seed", least=0, below_is_unset=True),
+    "seed": Option("integer", "seed", least=0, most=2**63 - 1, below_is_unset=True),
     "stop": Option("array", "stop"),
     # Only for drafts and for shifting the context, which no engine here does.
     "draft_num_predict": Option("integer"),
@@ -70,9 +76,6 @@ DEFAULTS: Mapping[str, Any] = {
     "presence_penalty": 0.0,
     "frequency_penalty": 0.0,
 }
-
-_LARGEST = 2**31 - 1
-_LARGEST_SEED = 2**63 - 1
 
 
 class Chosen(Struct, frozen=True):
@@ -105,7 +108,7 @@ def chosen(options: Mapping[str, object]) -> Chosen:
             continue
         if name == "num_ctx":
             asked_context = read
-        limited = _limited(name, option, read)
+        limited = _limited(option, read)
         if limited is not None:
             (load if option.in_load else sampling)[option.goes_to] = limited
     asked = {option.goes_to: name for name, option in OPTIONS.items() if name in options and option.goes_to in sampling}
@@ -130,10 +133,11 @@ def _typed(name: str, option: Option, value: object) -> Any:
     raise refusal("option_type", name=name, type=option.kind)
 
 
-def _limited(name: str, option: Option, value: Any) -> Any:
+def _limited(option: Option, value: Any) -> Any:
+    if option.kind == "float32":
+        return max(-_LARGEST_FLOAT, min(value, _LARGEST_FLOAT))
     if option.kind != "integer":
         return value
     if option.least is not None and value < option.least:
         return None if option.below_is_unset else option.least
-    largest = _LARGEST_SEED if name == "seed" else _LARGEST
-    return max(-largest, min(value, largest))
+    return max(-option.most, min(value, option.most))

@@ -41,6 +41,7 @@ class Asked(Struct, frozen=True):
     errors: OllamaErrors
     body: bytes
     client: str
+    user_agent: str = ""
 
 
 class Route(Struct, frozen=True):
@@ -71,7 +72,7 @@ async def _ps(asked: Asked) -> Answer:
 
 
 async def _show(asked: Asked) -> Answer:
-    for part in whole(await show(asked.services, asked.body)):
+    for part in whole(await show(asked.services, asked.body, user_agent=asked.user_agent)):
         yield part
 
 
@@ -112,7 +113,7 @@ def _handler(services: Services, each: Route) -> HTTPRouteHandler:
         # A body is read whatever its type says: `curl -d` calls JSON a form.
         body = await request.body() if each.methods in (("POST",), ("DELETE",)) else b""
         errors = OllamaErrors(each.endpoint)
-        asked = Asked(services, errors, body, client_key(request.scope))
+        asked = Asked(services, errors, body, client_key(request.scope), request.headers.get("user-agent", ""))
         return Exchange(lambda: each.answer(asked), errors, send_timeout_s=services.settings.send_timeout)
 
     return handle

@@ -86,7 +86,7 @@ class Shown(Struct, frozen=True, kw_only=True, omit_defaults=True):
     oprel: ShownServing
 
 
-async def show(services: Services, body: bytes) -> bytes:
+async def show(services: Services, body: bytes, *, user_agent: str = "") -> bytes:
     asked, _ = read(body, ShowRequest)
     raw = asked.model or asked.name
     if not raw:
@@ -96,13 +96,20 @@ async def show(services: Services, body: bytes) -> bytes:
     except ModelNotFoundError:
         raise refusal("no_such_model", name=displayed(raw)) from None
     (prospect,) = await services.scheduler.prospects([model])
-    return await asyncio.to_thread(_shown, services, model, asked, displayed(raw), prospect)
+    # Copilot shows the base name, and would show one that differs from what its user chose.
+    basename = raw if user_agent.startswith("GitHubCopilotChat/") else None
+    return await asyncio.to_thread(_shown, services, model, asked, displayed(raw), basename, prospect)
 
 
-def _shown(services: Services, model: Model, asked: ShowRequest, name: str, prospect: Prospect) -> bytes:
+def _shown(
+    services: Services, model: Model, asked: ShowRequest, name: str, basename: str | None, prospect: Prospect
+) -> bytes:
     weights = _metadata(services, model, asked.verbose)
     projector = next((file for file in model.files if file.role == "projector"), None)
-    parameters = {name: value for name, value in model.parameters}
+    info = _model_info(weights, verbose=asked.verbose) if weights else {}
+    if basename is not None:
+        info["general.basename"] = basename
+    parameters = dict(model.parameters)
     system = asked.system or model.system or ""
     return dumps(
         Shown(
@@ -113,7 +120,7 @@ def _shown(services: Services, model: Model, asked: ShowRequest, name: str, pros
             system=system,
             details=details(model, parent=model.parent),
             messages=[ShownMessage(message.role, message.text) for message in model.messages],
-            model_info=_model_info(weights, verbose=asked.verbose) if weights else {},
+            model_info=info,
             projector_info=_file_info(projector.path, verbose=asked.verbose) if projector else {},
             tensors=[ShownTensor(t.name, t.type, t.shape) for t in weights.tensors] if weights else (),
             capabilities=[name for name in _CAPABILITIES if name in model.capabilities],

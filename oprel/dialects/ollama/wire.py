@@ -6,6 +6,7 @@ refused in the words of `encoding/json`. The structs carry Go's names because th
 
 from __future__ import annotations
 
+import asyncio
 import re
 import typing
 from collections.abc import Mapping
@@ -31,7 +32,9 @@ __all__ = [
     "ToolCall",
     "ToolCallFunction",
     "ToolFunction",
+    "LARGE_BYTES",
     "read",
+    "read_off_loop",
     "unknown_fields",
 ]
 
@@ -146,6 +149,9 @@ class DeleteRequest(Struct, frozen=True):
     name: str = ""
 
 
+# What is read on the loop: about a millisecond of work.
+LARGE_BYTES = 256 * 1024
+
 Request = TypeVar("Request", bound=Struct)
 
 # Sent by old or official clients, without any effect on Ollama either: no warning.
@@ -162,6 +168,13 @@ def read(body: bytes, wanted: type[Request]) -> tuple[Request, tuple[str, ...]]:
         return msgspec.convert(_folded(value, wanted), wanted), unknown
     except msgspec.ValidationError as error:
         raise refusal("bad_json", text=_in_go_words(str(error), wanted)) from None
+
+
+async def read_off_loop(body: bytes, wanted: type[Request]) -> tuple[Request, tuple[str, ...]]:
+    """As `read`; a large body (images) is read in a thread, since it would hold up every other request."""
+    if len(body) <= LARGE_BYTES:
+        return read(body, wanted)
+    return await asyncio.to_thread(read, body, wanted)
 
 
 def unknown_fields(value: object, wanted: type[Struct]) -> tuple[str, ...]:

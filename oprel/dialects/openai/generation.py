@@ -11,7 +11,13 @@ from oprel.dialects.exchange import Answer
 from oprel.dialects.openai.answers import ChatStream, CompletionStream, chat_answer, completion_answer, label
 from oprel.dialects.openai.body import read
 from oprel.dialects.openai.delivery import muted, streamed, unknown_fields, whole
-from oprel.dialects.openai.requests import Prompts, chat_request, completion_requests, include_usage, keep_alive_s
+from oprel.dialects.openai.requests import (
+    Prompts,
+    chat_request,
+    completion_requests,
+    include_usage,
+    keep_alive_s,
+)
 from oprel.dialects.openai.settling import settled
 from oprel.dialects.openai.wire import ChatBody, CompletionBody
 from oprel.drivers import EventStream
@@ -33,8 +39,8 @@ async def chat_completions(services: Services, raw: bytes, client: str) -> Answe
     body = found.body
     asked = chat_request(body)
     n = body.n or 1
-    warnings = unknown_fields(found.unknown)
-    async with _generating(services, (asked,), n, body=body, client=client) as (lease, stream):
+    warnings = (*unknown_fields(found.unknown), *asked.warnings)
+    async with _generating(services, (asked.request,), n, body=body, client=client) as (lease, stream):
         named = label("chatcmpl", body.model, lease.plan)
         if body.stream:
             encoder = ChatStream(named, choices=n, include_usage=include_usage(body))
@@ -52,7 +58,7 @@ async def completions(services: Services, raw: bytes, client: str) -> Answer:
     body = found.body
     asked = completion_requests(body)
     choices = len(asked.requests) * asked.n
-    warnings = unknown_fields(found.unknown)
+    warnings = (*unknown_fields(found.unknown), *asked.warnings)
     async with _generating(services, asked.requests, asked.n, body=body, client=client) as (lease, stream):
         named = label("cmpl", body.model, lease.plan)
         prefixes = await _echoes(asked, lease)

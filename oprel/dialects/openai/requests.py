@@ -10,7 +10,7 @@ from typing import Any, Literal, get_args
 import msgspec
 from msgspec import Struct
 
-from oprel.dialects.bounds import SchemaBudget, checked_schema, checked_stops
+from oprel.dialects.bounds import SchemaBudget, checked_schema, checked_stops, unenforced_keywords
 from oprel.dialects.openai import rules
 from oprel.dialects.openai.messages import conversation
 from oprel.dialects.openai.wire import (
@@ -35,9 +35,11 @@ from oprel.schema import (
     Thinking,
     Tool,
     ToolChoice,
+    events,
 )
 
 __all__ = [
+    "Chat",
     "Prompts",
     "chat_request",
     "completion_requests",
@@ -58,22 +60,31 @@ _Effort = Literal["minimal", "low", "medium", "high", "max"]
 _EFFORTS: dict[str, _Effort] = {effort: effort for effort in get_args(_Effort)} | {"xhigh": "max"}
 
 
+class Chat(Struct, frozen=True):
+    """`warnings`: what of its schemas an answer may break."""
+
+    request: ChatRequest
+    warnings: tuple[events.Warning, ...]
+
+
 class Prompts(Struct, frozen=True):
     """One request for each prompt; each gets `n` choices, and `echo` puts the prompt before the text."""
 
     requests: tuple[CompletionRequest, ...]
     n: int
     echo: bool
+    warnings: tuple[events.Warning, ...]
 
 
-def chat_request(body: ChatBody) -> ChatRequest:
+def chat_request(body: ChatBody) -> Chat:
     rules.apply(rules.CHAT, body)
     if body.max_tokens is not None and body.max_completion_tokens is not None:
         raise InvalidRequestError(
             "'max_tokens' and 'max_completion_tokens' mean the same: send one of them", param="max_tokens"
         )
-    tools, choice = _tools(body)
-    return ChatRequest(
+    dropped: list[str] = []
+    tools, choice = _tools(body, dropped)
+    request = ChatRequest(
         messages=conversation(body.messages),
         sampling=_sampling(body, max_tokens=_either(body.max_completion_tokens, body.max_tokens)),
         tools=tools,
@@ -83,6 +94,7 @@ def chat_request(body: ChatBody) -> ChatRequest:
         thinking=_thinking(body.reasoning_effort),
         logprobs=_chat_logprobs(body),
     )
+    return Chat(request, _schema_warnings(request.format, dropped))
 
 
 def completion_requests(body: CompletionBody) -> Prompts:
@@ -113,7 +125,7 @@ def completion_requests(body: CompletionBody) -> Prompts:
         logprobs=body.logprobs,
     )
     requests = tuple(msgspec.structs.replace(shared, prompt=prompt) for prompt in prompts)
-    return Prompts(requests, n, bool(body.echo))
+    return Prompts(requests, n, bool(body.echo), _schema_warnings(shared.format, ()))
 
 
 def embed_request(body: EmbeddingBody) -> EmbedRequest:
@@ -153,6 +165,13 @@ def keep_alive_s(value: float | str | None) -> float | None:
         seconds = sum(float(number) * _UNITS_S[unit] for number, unit in _STEP.findall(found["steps"]))
         value = -1.0 if found["sign"] == "-" and seconds else seconds
     return math.inf if value < 0 else float(value)
+
+
+def _schema_warnings(format_: OutputFormat | None, dropped: Sequence[str]) -> tuple[events.Warning, ...]:
+    keywords = unenforced_keywords(format_.schema) if isinstance(format_, JsonSchema) else ()
+    return tuple(
+        events.Warning("schema_not_enforced", f"answers aren't held to '{name}'") for name in (*keywords, *dropped)
+    )
 
 
 def _either(one: int | None, other: int | None) -> int | None:
@@ -236,16 +255,17 @@ def _format(body: ResponseFormat | None) -> OutputFormat | None:
             )
 
 
-def _tools(body: ChatBody) -> tuple[tuple[Tool, ...], ToolChoice | None]:
+def _tools(body: ChatBody, dropped: list[str]) -> tuple[tuple[Tool, ...], ToolChoice | None]:
     bodies = body.tools or []
     if len(bodies) > _MAX_TOOLS:
         raise InvalidRequestError(f"'tools' has {len(bodies)} tools; at most {_MAX_TOOLS} are allowed", param="tools")
     budget = SchemaBudget()
-    tools = tuple(_tool(tool, f"tools[{at}]", budget) for at, tool in enumerate(bodies))
+    tools = tuple(_tool(tool, f"tools[{at}]", budget, dropped) for at, tool in enumerate(bodies))
     return _chosen(tools, body.tool_choice)
 
 
-def _tool(body: ToolBody, path: str, budget: SchemaBudget) -> Tool:
+def _tool(body: ToolBody, path: str, budget: SchemaBudget, dropped: list[str]) -> Tool:
+    """What a tool that isn't strict asks beyond bounds is dropped: clients bring tools that others made."""
     if body.type != "function":
         raise UnsupportedError(
             f"'{path}.type' is {body.type!r}; only functions are supported", capability="tools", param=f"{path}.type"
@@ -256,7 +276,12 @@ def _tool(body: ToolBody, path: str, budget: SchemaBudget) -> Tool:
     _check_tool_name(function, path)
     parameters = None
     if function.parameters is not None:
-        parameters = checked_schema(function.parameters, param=f"{path}.function.parameters", budget=budget)
+        parameters = checked_schema(
+            function.parameters,
+            param=f"{path}.function.parameters",
+            budget=budget,
+            dropped=None if function.strict else dropped,
+        )
     return Tool(function.name, function.description, parameters, strict=bool(function.strict))
 
 

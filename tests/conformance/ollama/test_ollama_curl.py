@@ -3,23 +3,9 @@
 from __future__ import annotations
 
 import json
-import shutil
-import subprocess
 
-import pytest
+from support.curl import curl
 from support.models import CHAT_MODEL
-
-pytestmark = pytest.mark.skipif(shutil.which("curl") is None, reason="curl is not installed")
-
-
-def curl(*arguments: str) -> str:
-    return subprocess.run(
-        ["curl", "--silent", "--show-error", "--max-time", "60", *arguments],
-        check=True,
-        capture_output=True,
-        text=True,
-        timeout=90,
-    ).stdout
 
 
 def test_generate_streams(host: str) -> None:

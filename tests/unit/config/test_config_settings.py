@@ -100,9 +100,9 @@ class TestPrecedence:
 
     def test_every_setting_but_the_fixed_ones_can_be_set(self) -> None:
         """A field that no flag, variable or file can reach is a field that nobody can set."""
-        from oprel.config import _SETTINGS
+        from oprel.config.table import SETTINGS
 
-        reachable = {setting.field for setting in _SETTINGS.values()} | {"host", "port", "scheme"}
+        reachable = {setting.field for setting in SETTINGS.values()} | {"host", "port", "scheme"}
         assert set(Settings.model_fields) == reachable
 
 
@@ -296,7 +296,8 @@ class TestErrors:
     @pytest.mark.parametrize(
         "line",
         ["llama_server = './evil'", "drivers = ['evil']", "allow_unauthenticated = true", "origins = ['*']",
-         "api_key = 'x'", "state_dir = '/tmp/x'", "allowed_hosts = ['evil.example']"],
+         "api_key = 'x'", "state_dir = '/tmp/x'", "allowed_hosts = ['evil.example']", "host = 'evil.example'",
+         "host = '0.0.0.0'", "host = 'http://127.0.0.1@evil.example'"],
     )  # fmt: skip
     def test_a_projects_file_can_not_run_programs_or_open_the_server(
         self, home: Path, tmp_path: Path, line: str
@@ -304,6 +305,13 @@ class TestErrors:
         write(tmp_path / "project/oprel.toml", line)
         with pytest.raises(ConfigError, match="can't be set by a project"):
             load(home, cwd=tmp_path / "project")
+
+
+def test_a_projects_file_may_say_where_on_this_machine(tmp_path: Path, home: Path) -> None:
+    write(tmp_path / "project/oprel.toml", "host = '127.0.0.1:9999'\nmodels_dir = 'models'")
+    settings = load(home, cwd=tmp_path / "project")
+    assert settings.port == 9999
+    assert settings.models_dir == tmp_path / "project/models"
 
 
 def test_settings_can_not_be_changed() -> None:

@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from oprel.dialects.bounds import SchemaBudget, checked_schema, checked_stops
+from oprel.dialects.bounds import SchemaBudget, checked_schema, checked_stops, unenforced_keywords
 from oprel.errors import InvalidRequestError
 
 PERSON = {
@@ -38,8 +38,16 @@ def chained(count: int) -> dict[str, Any]:
     return {"$ref": "#/$defs/d0", "$defs": {**defs, f"d{count}": {}}}
 
 
-def test_a_schema_within_bounds_is_its_own_text() -> None:
-    assert json.loads(checked_schema(PERSON, param="s")) == PERSON
+def test_a_schema_within_bounds_is_its_own_text_but_for_its_patterns() -> None:
+    before = json.dumps(PERSON)
+    found = json.loads(checked_schema(PERSON, param="s"))
+    assert json.dumps(PERSON) == before
+    assert found["properties"]["pattern"].pop("pattern") == "^[a-z]+$"
+    assert found["$defs"]["place/home"]["properties"]["zip"].pop("pattern") == "^[0-9]{5}$"
+    expected = json.loads(before)
+    del expected["properties"]["pattern"]["pattern"]
+    del expected["$defs"]["place/home"]["properties"]["zip"]["pattern"]
+    assert found == expected
 
 
 HOSTILE: dict[str, tuple[Any, str]] = {
@@ -56,6 +64,7 @@ HOSTILE: dict[str, tuple[Any, str]] = {
         {"properties": {"a": {"type": "string", "pattern": "^((a?){20}){20}$"}}},
         "s.properties.a.pattern",
     ),
+    "a pattern that is none": ({"pattern": 5}, "s.pattern"),
     "a long text": ({"maxLength": 1001}, "s.maxLength"),
     "a negative count": ({"minItems": -1}, "s.minItems"),
     "a count that is no number": ({"minItems": "x"}, "s.minItems"),
@@ -96,7 +105,7 @@ def test_a_recursive_schema_passes() -> None:
 
 def test_all_schemas_of_a_request_share_a_budget() -> None:
     budget = SchemaBudget()
-    large = {"prefixItems": [{}] * 998}
+    large: dict[str, Any] = {"prefixItems": [{}] * 998}
     for _ in range(4):
         checked_schema(large, param="s", budget=budget)
     with pytest.raises(InvalidRequestError, match="4000 nodes in total"):
@@ -116,3 +125,15 @@ def test_stops_are_bounded(value: Any) -> None:
     with pytest.raises(InvalidRequestError) as caught:
         checked_stops(value, param="stop")
     assert caught.value.param == "stop"
+
+
+def test_what_no_engine_holds_an_answer_to_is_told() -> None:
+    schema = {
+        "properties": {
+            "not": {"type": "integer", "minimum": 1},
+            "b": {"type": "number", "minimum": 1},
+            "c": {"type": "array", "uniqueItems": True, "items": {"not": {"const": 1}}},
+        }
+    }
+    assert sorted(unenforced_keywords(json.dumps(schema))) == ["minimum", "not", "uniqueItems"]
+    assert unenforced_keywords(checked_schema(PERSON, param="s")) == ()

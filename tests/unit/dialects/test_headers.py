@@ -55,4 +55,4 @@ def test_a_client_is_known_by_its_key_and_program_and_keeps_its_secret() -> None
     assert key != client_key(scope(authorization="Bearer secret", user_agent="b"))
     assert key.startswith("10.0.0.1 ")
     assert "secret" not in key
-    assert client_key({"headers": []}).startswith("local ")  # type: ignore[arg-type,typeddict-item]
+    assert client_key({"headers": []}).startswith("local ")  # type: ignore[arg-type]

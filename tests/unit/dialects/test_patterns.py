@@ -3,12 +3,16 @@
 from __future__ import annotations
 
 import contextlib
+import re
+import warnings
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from oprel.dialects.patterns import MAX_REPEATS, PatternError, pattern_repeats
+from oprel.dialects.patterns import MAX_REPEATS, PatternError, checked_pattern
+
+ANY = "[^\\x00-\\x1f\\x22\\x5c]"
 
 HARMLESS = [
     ("", 1),
@@ -31,6 +35,7 @@ HARMLESS = [
 ]
 
 HOSTILE = {
+    "only what JSON escapes": r"^\"\\$",
     "nested repeats of what may be empty": "^((a?){20}){20}$",
     "a repeat of what may be empty": "(a*)*",
     "an alternative that is empty": "(|a)+",
@@ -73,17 +78,58 @@ HOSTILE = {
 
 @pytest.mark.parametrize(("pattern", "repeats"), HARMLESS)
 def test_a_harmless_pattern_passes_with_its_repeats(pattern: str, repeats: int) -> None:
-    assert pattern_repeats(pattern) == repeats
+    assert checked_pattern(pattern).repeats == repeats
 
 
 @pytest.mark.parametrize("pattern", HOSTILE.values(), ids=HOSTILE.keys())
 def test_a_hostile_pattern_is_refused(pattern: str) -> None:
     with pytest.raises(PatternError):
-        pattern_repeats(pattern)
+        checked_pattern(pattern)
 
 
-@given(st.text(alphabet="ab(|)[]?*+{}0123456789,^$\\.-dw:", max_size=40))
+REWRITTEN = {
+    "classes by name": (r"^\d\w$", "^[0-9][0-9A-Z\\x5fa-z]$"),
+    "escapes": (r"^a\.b\/c$", "^[a][\\x2e][b][\\x2f][c]$"),
+    "characters by number": (r"^\x41\u00e9$", "^[A][é]$"),
+    "no anchors": ("ab", f"^{ANY}*[a][b]{ANY}*$"),
+    "one anchor": ("^ab", f"^[a][b]{ANY}*$"),
+    "the other anchor": ("ab$", f"^{ANY}*[a][b]$"),
+    "an anchor for each alternative": ("^a|b$", f"^(?:[a]{ANY}*|{ANY}*[b])$"),
+    "nothing": ("", f"^{ANY}*$"),
+    "the empty text": ("^$", "^$"),
+    "any character": ("^.{3}$", f"^{ANY}{{3}}$"),
+    "all but some": ("^[^a]$", "^[^\\x00-\\x1f\\x22\\x5ca]$"),
+    "space and what JSON escapes": (r"^\s$", "^[\\x20]$"),
+    "both kinds of group": ("^(a)(?:b)$", "^(?:[a])(?:[b])$"),
+    "no repeat": ("^a{0}b{1}$", "^[b]{1}$"),
+    "beyond ASCII": ("^[é-ü😀]+$", "^[é-ü😀]+$"),
+}
+
+
+@pytest.mark.parametrize(("pattern", "text"), REWRITTEN.values(), ids=REWRITTEN.keys())
+def test_the_plainest_form(pattern: str, text: str) -> None:
+    assert checked_pattern(pattern).text == text
+
+
+PATTERNS = st.text(alphabet="ab(|)[]?*+{}0123456789,^$\\.-dws:n ", max_size=40)
+
+
+@given(PATTERNS)
 def test_any_text_is_a_pattern_or_refused(pattern: str) -> None:
-    """Nothing else is raised, and what passes is within the bounds."""
+    """Nothing else is raised; what passes is within the bounds, and its plain form is its own plain form."""
     with contextlib.suppress(PatternError):
-        assert 1 <= pattern_repeats(pattern) <= MAX_REPEATS
+        found = checked_pattern(pattern)
+        assert 1 <= found.repeats <= MAX_REPEATS
+        assert re.compile(found.text)
+
+
+@given(PATTERNS | st.sampled_from([pattern for pattern, _ in HARMLESS]), st.data())
+def test_the_plain_form_matches_no_more(pattern: str, data: st.DataObject) -> None:
+    try:
+        plain = checked_pattern(pattern).text
+    except PatternError:
+        return
+    text = data.draw(st.from_regex(re.compile(plain), fullmatch=True))
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", FutureWarning)  # sets that Python may read otherwise one day
+        assert re.search(pattern, text)

@@ -10,6 +10,7 @@ from oprel.config import Settings
 from oprel.scheduler import fit
 from oprel.scheduler.state import Family, Limits, Resident
 from oprel.schema import Device, EngineProbe, Gpu, Hardware, LoadOptions, Plan
+from oprel.testing import scripted_model
 
 GIB = 1024**3
 MACHINE = Hardware(
@@ -108,3 +109,9 @@ def test_planning_sees_the_bound_on_the_sum_everywhere_and_nothing_below_nothing
 def test_threads_beside_other_engines(asked: int | None, taken: tuple[int, ...], expected: int | None) -> None:
     others = [resident(threads=threads) for threads in taken]
     assert fit.threads_beside(LoadOptions(threads=asked), others, MACHINE).threads == expected
+
+
+def test_a_models_own_parameters_stand_between_the_request_and_the_settings() -> None:
+    model = scripted_model(parameters=(("num_ctx", 2048), ("num_gpu", 3)))
+    merged = fit.merged(LoadOptions(gpu_layers=1), Settings(context=512, gpu_layers=9, parallel=2), model)
+    assert (merged.context_tokens, merged.gpu_layers, merged.slots) == (2048, 1, 2)

@@ -473,6 +473,15 @@ def test_the_budget_is_what_was_free_when_nothing_was_loaded() -> None:
     assert isinstance(machine.refused()[ticket], InsufficientMemoryError)
 
 
+def test_what_an_engine_came_up_without_being_asked_for_is_told() -> None:
+    machine = Machine()
+    machine.ask()
+    machine.post(Planned(1, plan()))
+    unused = ("gpu_unused", "there is a GPU, and no engine here can use it")
+    machine.post(Started(1, plan(reasons=(("device", "on the CPU"), unused))))
+    assert [(warning.code, warning.text) for warning in machine.resident().warnings] == [unused]
+
+
 # -- failures
 
 

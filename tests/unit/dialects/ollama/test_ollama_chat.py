@@ -216,6 +216,13 @@ def test_a_model_with_only_a_go_template_is_refused(serve: Serve) -> None:
     assert (status, "Go template" in text) == (400, True)
 
 
+def test_a_model_of_which_nothing_is_known_is_left_to_its_engine(serve: Serve) -> None:
+    served = serve(None, scripted_model("tiny:latest", capabilities=frozenset()))
+    served.json("/api/chat", chat(("user", "x"), tools=[WEATHER], think=True, stream=False))
+    assert served.request.thinking == Thinking(True)
+    served.json("/api/generate", {"model": "tiny", "prompt": "x", "stream": False})
+
+
 def test_images_take_the_place_of_their_marks(serve: Serve) -> None:
     script = Script(capabilities=Capabilities(chat=True, vision=True, sampling=ALL_SAMPLING))
     served = serve(script, scripted_model("tiny:latest", capabilities=frozenset({"completion", "vision"})))

@@ -196,6 +196,11 @@ def test_rows_are_filled_without_looking_into_what_fills_them() -> None:
     assert all(row.text and 400 <= row.status < 600 for row in ROWS.values())
 
 
+def test_a_long_mistake_is_not_sent_back_whole(serve: Serve) -> None:
+    status, text = serve().refused("/api/chat", {**HI, "think": "x" * 1_000_000})
+    assert (status, len(text)) == (400, 4001)
+
+
 def test_mistakes_leave_the_server_answering(serve: Serve) -> None:
     served = serve()
     mistakes: list[Any] = [b"", b"{", b"[]", b"\xff", {"model": 1}, {"model": "absent"}, {**HI, "options": []}]

@@ -144,6 +144,13 @@ def test_show_takes_a_system_and_options_for_the_modelfile(serve: Serve) -> None
     assert shown["template"] == "{{ .Prompt }}"
 
 
+def test_copilot_is_told_the_name_it_asked_for(serve: Serve) -> None:
+    served = serve()
+    headers = {"user-agent": "GitHubCopilotChat/1.0"}
+    shown = served.client.post("/api/show", json={"model": "Tiny"}, headers=headers).json()
+    assert shown["model_info"] == {"general.basename": "Tiny"}
+
+
 def test_a_model_whose_file_cannot_be_read_is_shown_all_the_same(serve: Serve) -> None:
     shown = serve().json("/api/show", {"model": "tiny"})
     assert (shown["model_info"], "tensors" in shown) == ({}, False)

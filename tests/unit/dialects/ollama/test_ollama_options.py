@@ -60,6 +60,9 @@ def test_values_at_the_edges_of_load_options(name: str, value: object, field: st
         ("num_predict", -2, "max_tokens", None),
         ("seed", -1, "seed", None),
         ("seed", 10**30, "seed", 2**63 - 1),
+        ("repeat_last_n", 2**40, "repeat_last_n", 65_536),
+        ("repeat_last_n", -1, "repeat_last_n", -1),
+        ("top_p", 1e300, "top_p", 1e6),
         ("stop", "one", "stop", ("one",)),
         ("temperature", None, "temperature", None),
     ],
@@ -83,12 +86,6 @@ def test_a_wrong_type_is_500_in_ollamas_words(name: str, value: object, text: st
     with pytest.raises(Refusal) as refused:
         chosen({name: value})
     assert (refused.value.row.status, str(refused.value)) == (500, text)
-
-
-def test_the_models_own_load_options_stand_below_the_requests() -> None:
-    model = scripted_model(parameters=(("num_ctx", 4096), ("num_thread", "many"), ("num_batch", 8)))
-    assert load_options(model, chosen({})) == LoadOptions(context_tokens=4096, batch_tokens=8)
-    assert load_options(model, chosen({"num_ctx": 512})) == LoadOptions(context_tokens=512, batch_tokens=8)
 
 
 def test_no_context_is_longer_than_the_model_was_trained_for() -> None:

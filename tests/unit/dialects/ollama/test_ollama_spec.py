@@ -42,6 +42,12 @@ def test_every_option_is_described_with_its_default() -> None:
     assert {name: described[name]["default"] for name in DEFAULTS} == DEFAULTS
 
 
+def test_every_option_and_route_is_in_the_page() -> None:
+    page = (specs.specs_dir().parent / "docs" / "dialects" / "ollama.md").read_text("utf-8")
+    assert [name for name in OPTIONS if f"`{name}`" not in page] == []
+    assert [known.path for known in ROUTES if f"{known.path}`" not in page] == []
+
+
 def test_it_does_not_contradict_the_published_document() -> None:
     expected = listed(Path(__file__).with_name("upstream_differences.toml"))
     found = differences(specs.load("ollama"), published("ollama.yaml"), OPERATIONS)

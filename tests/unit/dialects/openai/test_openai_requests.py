@@ -10,6 +10,7 @@ import msgspec
 import pytest
 
 from oprel.dialects.openai.requests import (
+    Chat,
     chat_request,
     completion_requests,
     embed_request,
@@ -25,6 +26,10 @@ SCHEMA = {"type": "object", "properties": {"a": {"type": "integer"}}}
 
 
 def chat(**fields: Any) -> ChatRequest:
+    return asked(**fields).request
+
+
+def asked(**fields: Any) -> Chat:
     return chat_request(msgspec.convert({"model": "m", "messages": MESSAGES, **fields}, ChatBody))
 
 
@@ -350,3 +355,25 @@ def test_what_the_server_cannot_do_is_unsupported_and_not_invalid() -> None:
     with pytest.raises(UnsupportedError) as caught:
         chat(web_search_options={})
     assert caught.value.capability == "web_search_options"
+
+
+LOOSE = {"type": "object", "properties": {"a": {"type": "string", "maxLength": 5000, "pattern": "(?=x)x"}}}
+
+
+def test_what_a_tool_asks_beyond_bounds_is_dropped_and_told() -> None:
+    """Clients bring tools that others made; the rest of their schema still helps."""
+    found = asked(tools=[tool("f", parameters=LOOSE)])
+    assert json.loads(found.request.tools[0].parameters or "") == {
+        "type": "object",
+        "properties": {"a": {"type": "string"}},
+    }
+    path = "tools[0].function.parameters.properties.a"
+    assert [warning.text for warning in found.warnings] == [
+        f"answers aren't held to '{path}.maxLength'",
+        f"answers aren't held to '{path}.pattern'",
+    ]
+
+
+def test_a_strict_tool_is_taken_at_its_word() -> None:
+    with pytest.raises(InvalidRequestError, match="maxLength"):
+        chat(tools=[tool("f", parameters=LOOSE, strict=True)])

@@ -111,7 +111,8 @@ def test_the_engine_gets_the_translated_request() -> None:
 def test_without_max_tokens_time_is_the_limit() -> None:
     async def steps(app: ScriptedApp) -> Any:
         await app.post(CHAT, HELLO)
-        return app.engine.calls[0].request.sampling
+        request: Any = app.engine.calls[0].request
+        return request.sampling
 
     sampling = run(steps, settings=Settings(request_time_limit=12))
     assert (sampling.max_tokens, sampling.time_limit_s, sampling.temperature, sampling.top_p) == (None, 12, 1, 1)
@@ -124,6 +125,14 @@ def test_unknown_fields_and_the_engines_warnings_are_headers() -> None:
             "unknown_field; 'zap' is not known and was ignored",
             "prompt_truncated; cut",
         ]
+
+
+def test_what_a_schema_asks_in_vain_is_a_header() -> None:
+    schema = {"type": "array", "items": {"type": "string"}, "uniqueItems": True}
+    shape = {"type": "json_schema", "json_schema": {"name": "x", "schema": schema}}
+    for path, body in ((CHAT, HELLO), (COMPLETIONS, PROMPT)):
+        reply = post(path, {**body, "response_format": shape})
+        assert reply.all("x-oprel-warning") == ["schema_not_enforced; answers aren't held to 'uniqueItems'"]
 
 
 def test_choices() -> None:
@@ -301,7 +310,7 @@ def test_no_models_are_an_empty_list() -> None:
     assert run(steps).json() == {"object": "list", "data": []}
 
 
-@pytest.mark.parametrize("name", ["nope", "a/b/c/nope:1"])
+@pytest.mark.parametrize("name", ["nope", "a/b/nope:1"])
 def test_an_unknown_model_is_not_found(name: str) -> None:
     reply = run(lambda app: app.get(f"/v1/models/{name}"))
     assert (reply.status, reply.json()["error"]["code"]) == (404, "model_not_found")

@@ -1,0 +1,63 @@
+"""All that can be set, with its defaults."""
+
+from __future__ import annotations
+
+import math
+from pathlib import Path
+
+from pydantic import BaseModel, ConfigDict
+
+from oprel.config.address import DEFAULT_PORT
+
+__all__ = ["Settings"]
+
+
+class Settings(BaseModel):
+    """All that can be set. None: planned, or found. Times in seconds (`math.inf`: for ever), sizes in bytes."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    host: str = "127.0.0.1"
+    port: int = DEFAULT_PORT
+    scheme: str = "http"  # for clients of a server behind TLS
+    models_dir: Path = Path("~/.oprel/models")
+    extra_models_dirs: tuple[Path, ...] = ()  # other Ollama stores on this machine: read, never written
+    state_dir: Path = Path("~/.oprel/state")
+    aliases_file: Path | None = None
+    driver: str = "auto"
+    drivers: tuple[str, ...] = ()  # third parties' drivers that `auto` may choose
+    llama_server: Path | None = None
+    preload: tuple[str, ...] = ()
+    parallel: int | None = None
+    context: int | None = None
+    gpu_layers: int | None = None
+    threads: int | None = None
+    kv_cache_type: str | None = None
+    chat_template: str | None = None  # for models that have none
+    memory_limit_bytes: int | None = None
+    keep_alive: float = 300.0
+    max_loaded: int | None = None
+    max_queue: int = 512
+    load_timeout: float = 300.0
+    stall_timeout: float = 60.0
+    request_time_limit: float = 600.0  # wall clock of a generation without max_tokens
+    drain_timeout: float = 30.0
+    send_timeout: float = 60.0
+    header_timeout: float = 10.0  # from a request's first byte to the end of its headers
+    body_timeout: float = 30.0  # for a body to arrive, and one second more for each 16 KiB of it
+    max_body_bytes: int = 32 * 1024 * 1024
+    api_keys: tuple[str, ...] = ()
+    allow_unauthenticated: bool = False
+    origins: tuple[str, ...] = ()
+    allowed_hosts: tuple[str, ...] = ()  # names that this server may be called by, beyond its own
+    verbose: bool = False
+
+    @property
+    def keeps_for_ever(self) -> bool:
+        return math.isinf(self.keep_alive)
+
+    @property
+    def base_url(self) -> str:
+        """Where a client on this machine finds the server: an unspecified address becomes the loopback one."""
+        host = {"0.0.0.0": "127.0.0.1", "::": "::1", "": "127.0.0.1"}.get(self.host, self.host)  # noqa: S104
+        return f"{self.scheme}://{f'[{host}]' if ':' in host else host}:{self.port}"
