@@ -7,7 +7,7 @@ from pathlib import Path
 __all__ = ["DRIVER", "make_package"]
 
 # A driver that keeps the contract, as source, to be broken in one place by what is put after it.
-DRIVER = '''
+DRIVER = """
 import asyncio
 from oprel.drivers import Driver, Engine, EngineFailedError, Health
 from oprel.schema import ALL_SAMPLING, Availability, Capabilities, Embeddings, Finish, Plan, Support, Text, Usage
@@ -48,7 +48,7 @@ class D(Driver):
             reasons=(("context", "as asked"),),
         )
     async def start(self, plan): return self.engine(plan)
-'''
+"""
 
 
 def make_package(site: Path, name: str, source: str, *, package: str = "", target: str = "") -> Path:
