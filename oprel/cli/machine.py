@@ -129,7 +129,7 @@ def _plan_facts(plan: Plan) -> list[tuple[str, str]]:
         *(("memory", f"{device}: {size(count)}") for device, count in plan.bytes_by_device),
         ("context", f"{plan.context_tokens} tokens for each of {plan.slots} slots"),
         ("threads", str(plan.threads)),
-        ("command", " ".join(plan.argv)),
+        ("command", " ".join(plan.argv) or "none: the engine runs inside Oprel"),
         *((f"why {subject}", sentence) for subject, sentence in plan.reasons),
         *(
             (f"else {number}", f"{step.device}, {step.gpu_layers} layers on the GPU, {step.context_tokens} tokens")
