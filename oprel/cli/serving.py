@@ -12,8 +12,8 @@ __all__ = ["add_commands"]
 
 _SERVER_SETTINGS = (
     "driver", "models_dir", "model", "api_key", "api_key_file", "parallel", "context", "keep_alive", "max_loaded",
-    "max_queue", "llama_server", "origins", "allowed_hosts", "chat_template", "allow_unauthenticated", "gpu_layers",
-    "threads", "kv_cache_type", "memory_limit", "drain_timeout",
+    "max_queue", "llama_server", "exllama_python", "origins", "allowed_hosts", "chat_template", "allow_unauthenticated",
+    "gpu_layers", "threads", "kv_cache_type", "memory_limit", "drain_timeout",
 )  # fmt: skip
 
 
@@ -43,6 +43,7 @@ def _add_serve_flags(serve: argparse.ArgumentParser) -> None:
     flag("--max-loaded", metavar="N", help="models at once (by memory)")
     flag("--max-queue", metavar="N", help="requests that may wait (512)")
     flag("--llama-server", metavar="PATH", help="the llama-server program to use (found)")
+    flag("--exllama-python", metavar="PATH", help="the Python of an ExLlama environment")
     flag("--origins", metavar="LIST", help="origins of web pages that may use the server, separated by commas")
     flag("--allowed-hosts", metavar="LIST", help="further names that the server may be called by")
     flag("--chat-template", metavar="TEMPLATE", help="for models that have none")

@@ -21,6 +21,7 @@ __all__ = [
     "as_paths",
     "as_seconds",
     "as_size",
+    "as_table",
     "as_text",
     "as_whole",
     "as_words",
@@ -107,6 +108,12 @@ def as_size(value: Any, home: Path) -> int:
     if size < 1:
         raise ValueError
     return size
+
+
+def as_table(value: Any, home: Path) -> dict[str, Any]:
+    if not isinstance(value, dict):
+        raise ValueError
+    return value
 
 
 def as_key(value: Any, home: Path) -> tuple[str, ...]:

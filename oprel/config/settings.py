@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from pathlib import Path
+from typing import Any
 
 from pydantic import BaseModel, ConfigDict
 
@@ -27,6 +28,8 @@ class Settings(BaseModel):
     driver: str = "auto"
     drivers: tuple[str, ...] = ()  # third parties' drivers that `auto` may choose
     llama_server: Path | None = None
+    exllama_python: Path | None = None  # an interpreter that has exllamav2, exllamav3 or both
+    exllama: dict[str, Any] = {}  # the table [exllama]: its drivers' options, checked by oprel.drivers.exllama
     preload: tuple[str, ...] = ()
     parallel: int | None = None
     context: int | None = None

@@ -13,6 +13,7 @@ from oprel.config.readers import (
     as_paths,
     as_seconds,
     as_size,
+    as_table,
     as_text,
     as_whole,
     as_words,
@@ -51,6 +52,10 @@ SETTINGS: dict[str, Setting] = {
     "driver": Setting("driver", as_text, "auto, or a driver's name (see `oprel drivers`)"),
     "drivers": Setting("drivers", as_words, "a list of drivers' names", project=False),
     "llama_server": Setting("llama_server", as_path, "the path of a llama-server program", project=False),
+    "exllama_python": Setting(
+        "exllama_python", as_path, "the path of a Python that has exllamav2 or exllamav3", project=False
+    ),
+    "exllama": Setting("exllama", as_table, "a table [exllama] in the config file", project=False),
     "preload": Setting("preload", as_words, "a list of models' names", ("MODEL",)),
     "parallel": Setting(
         "parallel", as_whole(1, zero_means_planned=True), _COUNT, ("NUM_PARALLEL",), "OLLAMA_NUM_PARALLEL"

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import AsyncGenerator
-from typing import ClassVar, Literal
+from typing import Any, ClassVar, Literal
 
 from msgspec import Struct
 
@@ -42,12 +42,14 @@ class DriverOptions(Struct, frozen=True):
     """What a driver is told when it is made.
 
     `run_dir`: an existing private (0700) directory for sockets and pid files. `executables` maps an engine's name
-    ("llama-server") to the path that the user configured. Times in seconds: `start_timeout_s` bounds `start` without
+    ("llama-server") to the path that the user configured; `tables` maps a driver's name to the table of the config
+    file that bears it, unchecked but for its being TOML. Times in seconds: `start_timeout_s` bounds `start` without
     progress, `stall_timeout_s` bounds the wait for the next token, `stop_grace_s` the time between TERM and KILL.
     """
 
     run_dir: str
     executables: tuple[tuple[str, str], ...] = ()
+    tables: tuple[tuple[str, dict[str, Any]], ...] = ()
     start_timeout_s: float = 300.0
     stall_timeout_s: float = 60.0
     stop_grace_s: float = 2.0

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from oprel.config import Settings
 from oprel.dialects.services import Services
@@ -44,6 +44,16 @@ def make_catalog(settings: Settings) -> Catalog:
     return Catalog.from_settings(settings)
 
 
+def _tables(settings: Settings) -> tuple[tuple[str, dict[str, Any]], ...]:
+    """Drivers' own options. Checked here, since a driver is made when it is first needed, which may be never."""
+    if not settings.exllama:
+        return ()
+    from oprel.drivers.exllama.options import ExllamaOptions
+
+    ExllamaOptions.parse(settings.exllama)
+    return (("exllama", settings.exllama),)
+
+
 def make_puller(settings: Settings, catalog: Catalog | None = None) -> Puller:
     from oprel.sources import Puller
 
@@ -52,10 +62,12 @@ def make_puller(settings: Settings, catalog: Catalog | None = None) -> Puller:
 
 def make_registry(settings: Settings) -> Registry:
     """Imports no driver. Its run directory is made, private, if it isn't there."""
-    executables = () if settings.llama_server is None else (("llama-server", str(settings.llama_server)),)
+    named = {"llama-server": settings.llama_server, "exllama": settings.exllama_python}
+    executables = tuple((name, str(path)) for name, path in named.items() if path is not None)
     options = DriverOptions(
         run_dir=str(choose_run_dir(settings.state_dir / "run")),
         executables=executables,
+        tables=_tables(settings),
         start_timeout_s=settings.load_timeout,
         stall_timeout_s=settings.stall_timeout,
     )

@@ -41,12 +41,9 @@ class LogRing:
         self.total_bytes += len(data)
         *lines, rest = (self._partial + data).split(b"\n")
         for line in lines:
-            self._add(line)
+            self._add(self._without_head(line))
         # A line without an end must not grow for ever.
-        while len(rest) > _MAX_LINE_BYTES:
-            self._add(rest[:_MAX_LINE_BYTES])
-            rest = rest[_MAX_LINE_BYTES:]
-        self._partial = rest
+        self._partial = self._without_head(rest)
 
     def finish(self) -> None:
         """The stream has ended: a last line without a newline counts."""
@@ -59,8 +56,15 @@ class LogRing:
         kept = tuple(self._lines)
         return kept if lines is None else kept[-lines:]
 
+    def _without_head(self, line: bytes) -> bytes:
+        """Adds a long line in pieces but for its last, the same however it arrived."""
+        while len(line) > _MAX_LINE_BYTES:
+            self._add(line[:_MAX_LINE_BYTES])
+            line = line[_MAX_LINE_BYTES:]
+        return line
+
     def _add(self, raw: bytes) -> None:
-        text = raw[:_MAX_LINE_BYTES].decode("utf-8", "replace").rstrip("\r").translate(_ESCAPES)
+        text = raw.decode("utf-8", "replace").rstrip("\r").translate(_ESCAPES)
         if not text:
             return
         self._lines.append(text)

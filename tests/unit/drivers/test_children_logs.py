@@ -40,3 +40,13 @@ def test_bounds_hold_whatever_comes(pieces: list[bytes]) -> None:
         assert len(ring.tail()) <= 5
         assert sum(map(len, ring.tail())) <= 3000
         assert len(ring._partial) <= 2000
+
+
+def test_a_long_line_ends_the_same_however_it_arrives() -> None:
+    whole, pieces = LogRing(), LogRing()
+    line = b"y" * 9899 + b"done\n"
+    whole.feed(line)
+    for start in range(0, len(line), 700):
+        pieces.feed(line[start : start + 700])
+    assert whole.tail() == pieces.tail()
+    assert whole.tail()[-1].endswith("done")

@@ -336,6 +336,14 @@ class TestDeath:
         assert start_mark(pid) is None
 
 
+async def freeze(pid: int) -> None:
+    """Returns when all of its threads stand: the signal alone takes a moment."""
+    os.kill(pid, signal.SIGSTOP)
+    status = Path(f"/proc/{pid}/stat")
+    while status.exists() and status.read_text().rpartition(")")[2].split()[0] != "T":  # noqa: ASYNC110, ASYNC240
+        await asyncio.sleep(0.005)
+
+
 def test_busy_is_not_dead(tmp_path: Path) -> None:
     bench = Bench(tmp_path, tokens=10_000, token_s=0.02)
 
@@ -345,7 +353,7 @@ def test_busy_is_not_dead(tmp_path: Path) -> None:
         await anext(stream)
         assert (await engine.health()).state == "busy"
         await stream.aclose()
-        os.kill(bench.runs[0].pid, signal.SIGSTOP)
+        await freeze(bench.runs[0].pid)
         frozen = await engine.health()
         assert (frozen.state, "doesn't answer" in frozen.detail) == ("busy", True)
         await engine.stop()

@@ -179,8 +179,8 @@ class TestChoosing:
         assert driver.name == "other"
 
     def test_no_driver_says_every_reason(self, options: DriverOptions) -> None:
-        with pytest.raises(UnsupportedError, match=r"llama_cpp: .*'exl2'"):
-            Registry(options).choose(make_model(format="exl2"), make_hardware())
+        with pytest.raises(UnsupportedError, match=r"llama_cpp: .*'punched-cards'"):
+            Registry(options).choose(make_model(format="punched-cards"), make_hardware())
 
     def test_the_right_driver_that_is_not_usable_says_why(self, options: DriverOptions) -> None:
         registry = Registry(options)
