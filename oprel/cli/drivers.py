@@ -53,12 +53,12 @@ def _drivers(arguments: argparse.Namespace, terminal: Terminal) -> None:
 
 
 def tell_drivers(states: Sequence[DriverState], terminal: Terminal) -> None:
-    rows = [(s.name, _STATES[s.usable], s.origin, s.reason, _words(s.capabilities)) for s in states]
-    terminal.table(("DRIVER", "STATE", "FROM", "WHY", "CAN"), rows)
-
-
-def _words(capabilities: tuple[str, ...] | None) -> str:
-    return "-" if capabilities is None else " ".join(capabilities) or "nothing"
+    terminal.table(
+        ("DRIVER", "STATE", "FROM", "WHY"), [(s.name, _STATES[s.usable], s.origin, s.reason) for s in states]
+    )
+    for state in states:
+        if state.capabilities is not None:
+            terminal.answer(f"{state.name} can: {', '.join(state.capabilities) or 'nothing'}")
 
 
 def _check(arguments: argparse.Namespace, terminal: Terminal) -> int:

@@ -347,7 +347,7 @@ def _origins() -> dict[str, str]:
     return {
         point.value: f"{point.dist.name} {point.dist.version}"
         for point in importlib.metadata.entry_points(group=GROUP)
-        if point.dist is not None
+        if point.dist is not None and point.dist.name  # a broken installation may have none
     }
 
 

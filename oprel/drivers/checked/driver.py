@@ -39,7 +39,7 @@ class Limits(Struct, frozen=True):
 
     quick_s: float = 5.0
     plan_s: float = 30.0
-    probe_s: float = 60.0
+    probe_s: float = 30.0
     stop_s: float = _STOP_S
 
 

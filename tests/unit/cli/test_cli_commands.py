@@ -239,7 +239,7 @@ class TestMachine:
         assert [driver["name"] for driver in told["drivers"]]
 
     def test_drivers(self, oprel: Oprel) -> None:
-        assert oprel("drivers").out.splitlines()[0].split() == ["DRIVER", "STATE", "FROM", "WHY", "CAN"]
+        assert oprel("drivers").out.splitlines()[0].split() == ["DRIVER", "STATE", "FROM", "WHY"]
         assert any(driver["name"] == "llama_cpp" for driver in json.loads(oprel("drivers", "--json").out))
 
     def test_plan_of_a_model_that_is_not_there(self, oprel: Oprel) -> None:
