@@ -33,11 +33,19 @@ def real_models_dir(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture(scope="session")
-def real_server(real_models_dir: Path) -> Iterator[RealServer]:
-    """A real `oprel serve` with `smollm2:135m` and `all-minilm` on the llama_cpp driver; shared by the session."""
+def real_server(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Iterator[RealServer]:
+    """A real `oprel serve` with `smollm2:135m` and `all-minilm` on OPREL_TEST_DRIVER (llama_cpp); shared by the
+    session."""
+    from support.servers import TEST_DRIVER
     from support.servers import real_server as start
 
-    with start("--driver", "llama_cpp", models_dir=real_models_dir) as server:
+    if TEST_DRIVER == "vllm":
+        from support.vllm_real import vllm_server
+
+        with vllm_server(tmp_path_factory.mktemp("vllm")) as server:
+            yield server
+        return
+    with start("--driver", "llama_cpp", models_dir=request.getfixturevalue("real_models_dir")) as server:
         yield server
 
 

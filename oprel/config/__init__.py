@@ -9,6 +9,16 @@ from oprel.config.address import DEFAULT_PORT, Address, parse_address
 from oprel.config.durations import parse_duration
 from oprel.config.loading import load_settings
 from oprel.config.places import config_dir
+from oprel.config.remotes import Remote
 from oprel.config.settings import Settings
 
-__all__ = ["DEFAULT_PORT", "Address", "Settings", "config_dir", "load_settings", "parse_address", "parse_duration"]
+__all__ = [
+    "DEFAULT_PORT",
+    "Address",
+    "Remote",
+    "Settings",
+    "config_dir",
+    "load_settings",
+    "parse_address",
+    "parse_duration",
+]

@@ -24,6 +24,7 @@ class Given:
     key: str
     value: object
     origin: str
+    is_project: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -91,7 +92,7 @@ def _file(path: Path, *, project: bool) -> Iterator[Given]:
                 f"{key!r} can't be set by a project ({path}): move it to {config_dir()}/config.toml, "
                 "where only you write"
             )
-        yield Given(key, value, str(path))
+        yield Given(key, value, str(path), project)
 
 
 def _may_come_from_a_project(key: str, value: object) -> bool:

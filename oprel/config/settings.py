@@ -9,6 +9,7 @@ from typing import Any
 from pydantic import BaseModel, ConfigDict
 
 from oprel.config.address import DEFAULT_PORT
+from oprel.config.remotes import Remote
 
 __all__ = ["Settings"]
 
@@ -30,6 +31,9 @@ class Settings(BaseModel):
     llama_server: Path | None = None
     exllama_python: Path | None = None  # an interpreter that has exllamav2, exllamav3 or both
     exllama: dict[str, Any] = {}  # the table [exllama]: its drivers' options, checked by oprel.drivers.exllama
+    trees_dir: Path = Path("~/.oprel/trees")  # models that are folders
+    vllm_python: Path | None = None  # an interpreter that has vLLM, or the `vllm` program
+    vllm: dict[str, Any] = {}  # the table [vllm]: its driver's own options, checked by oprel.drivers.vllm
     preload: tuple[str, ...] = ()
     parallel: int | None = None
     context: int | None = None
@@ -53,6 +57,7 @@ class Settings(BaseModel):
     allow_unauthenticated: bool = False
     origins: tuple[str, ...] = ()
     allowed_hosts: tuple[str, ...] = ()  # names that this server may be called by, beyond its own
+    remotes: tuple[Remote, ...] = ()  # other servers, whose models have local names
     verbose: bool = False
 
     @property

@@ -56,6 +56,9 @@ SETTINGS: dict[str, Setting] = {
         "exllama_python", as_path, "the path of a Python that has exllamav2 or exllamav3", project=False
     ),
     "exllama": Setting("exllama", as_table, "a table [exllama] in the config file", project=False),
+    "trees_dir": Setting("trees_dir", as_path, _PATH),
+    "vllm_python": Setting("vllm_python", as_path, "the path of a Python with vLLM", project=False),
+    "vllm": Setting("vllm", as_table, "a table [vllm] in the config file", project=False),
     "preload": Setting("preload", as_words, "a list of models' names", ("MODEL",)),
     "parallel": Setting(
         "parallel", as_whole(1, zero_means_planned=True), _COUNT, ("NUM_PARALLEL",), "OLLAMA_NUM_PARALLEL"
@@ -98,5 +101,6 @@ SETTINGS: dict[str, Setting] = {
         "origins", as_words, "a list of origins such as https://app.example", (), "OLLAMA_ORIGINS", project=False
     ),
     "allowed_hosts": Setting("allowed_hosts", as_words, "a list of host names", project=False),
+    "remote": Setting("remotes", as_table, "tables [remote.NAME]"),
     "verbose": Setting("verbose", as_yes_or_no, "true or false"),
 }

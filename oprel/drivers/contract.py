@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import AsyncGenerator
-from typing import Any, ClassVar, Literal
+from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
 from msgspec import Struct
 
@@ -29,6 +29,9 @@ from oprel.schema import (
     promised,
 )
 
+if TYPE_CHECKING:
+    from oprel.config import Remote  # its pydantic is not for drivers
+
 __all__ = ["CONTRACT_VERSION", "Driver", "DriverOptions", "Engine", "EventStream", "Health"]
 
 CONTRACT_VERSION = 1
@@ -43,12 +46,14 @@ class DriverOptions(Struct, frozen=True):
 
     `run_dir`: an existing private (0700) directory for sockets and pid files. `executables` maps an engine's name
     ("llama-server") to the path that the user configured; `tables` maps a driver's name to the table of the config
-    file that bears it, unchecked but for its being TOML. Times in seconds: `start_timeout_s` bounds `start` without
+    file that bears it, unchecked but for its being TOML; `remotes` are the servers elsewhere that the user configured,
+    without their keys. Times in seconds: `start_timeout_s` bounds `start` without
     progress, `stall_timeout_s` bounds the wait for the next token, `stop_grace_s` the time between TERM and KILL.
     """
 
     run_dir: str
     executables: tuple[tuple[str, str], ...] = ()
+    remotes: tuple[Remote, ...] = ()
     tables: tuple[tuple[str, dict[str, Any]], ...] = ()
     start_timeout_s: float = 300.0
     stall_timeout_s: float = 60.0

@@ -97,8 +97,11 @@ class Registry:
         return entry.driver
 
     def choose(self, model: Model, hardware: Hardware, wanted: str = AUTO) -> tuple[Driver, str]:
-        """The driver for `model` and the reason for it: the wanted one, or the first that is usable here and
-        supports the model. Raises DriverUnavailableError or UnsupportedError with every reason."""
+        """The driver for `model` and the reason for it: the one that the model's configuration names, or the wanted
+        one, or the first that is usable here and supports the model. Raises DriverUnavailableError or UnsupportedError
+        with every reason."""
+        if model.driver is not None:
+            return self._insist(model.driver, model, hardware, because="the model's configuration names it")
         if wanted != AUTO:
             return self._insist(wanted, model, hardware)
         refusals = []
@@ -145,7 +148,9 @@ class Registry:
             engines = tuple(_with_free_memory(probe, self._hardware) for probe in self.probe())
             return msgspec.structs.replace(self._hardware, engines=engines)
 
-    def _insist(self, name: str, model: Model, hardware: Hardware) -> tuple[Driver, str]:
+    def _insist(
+        self, name: str, model: Model, hardware: Hardware, because: str = "it was asked for"
+    ) -> tuple[Driver, str]:
         driver = self.get(name)
         support = _support(driver, model)
         if not support.supported:
@@ -158,7 +163,7 @@ class Registry:
         available = self._availability(self._entry(name), hardware)
         if not available.usable:
             raise DriverUnavailableError(f"The driver {name!r} can't be used: {available.reason}", driver=name)
-        return driver, f"{name} was asked for: {support.reason}"
+        return driver, f"{name}, since {because}: {support.reason}"
 
     def _why_not(self, entry: _Entry, model: Model, hardware: Hardware, chosen: str | None) -> str:
         if entry.driver is None:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-__all__ = ["AnswerTimeout", "BadAnswer", "CannotConnect", "ConnectionCut", "QuickError"]
+__all__ = ["AnswerTimeout", "BadAnswer", "BadCertificate", "CannotConnect", "ConnectionCut", "QuickError"]
 
 
 class QuickError(Exception):
@@ -11,6 +11,14 @@ class QuickError(Exception):
 
 class CannotConnect(QuickError):
     """Nothing listens there, or it didn't take the connection in time. Nothing was sent."""
+
+
+class BadCertificate(CannotConnect):
+    """Who answered couldn't show that it is whom we meant; `why` is OpenSSL's reason. Nothing was sent."""
+
+    def __init__(self, message: str, *, why: str) -> None:
+        super().__init__(message)
+        self.why = why
 
 
 class ConnectionCut(QuickError):

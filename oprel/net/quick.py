@@ -1,19 +1,20 @@
-"""The quick HTTP client: HTTP/1.1 to engines on this machine, over a unix socket or loopback TCP.
+"""The quick HTTP client: HTTP/1.1 to engines, over a unix socket, TCP or TLS.
 
-It does what the hot path needs and no more: no redirects, cookies, proxies, TLS or compression. Why it exists and
-what it measured: `docs/architecture/hot-path.md`.
+It does what the hot path needs and no more: no redirects, cookies, proxies or compression. Why it exists and what it
+measured: `docs/architecture/hot-path.md`.
 """
 
 from __future__ import annotations
 
 import asyncio
 import re
+import ssl
 from collections.abc import AsyncGenerator, Mapping
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from dataclasses import dataclass
 
 from oprel.net.connection import Connection
-from oprel.net.failures import AnswerTimeout, BadAnswer, CannotConnect, ConnectionCut
+from oprel.net.failures import AnswerTimeout, BadAnswer, BadCertificate, CannotConnect, ConnectionCut
 
 __all__ = ["QuickClient", "QuickResponse", "QuickStream"]
 
@@ -22,7 +23,8 @@ _IDLE_S = 4.0
 _MAX_BODY_BYTES = 64 * 1024 * 1024
 _HEAD_TIMEOUT_S = 60.0
 _TARGET = re.compile(r"/[!-~]*", re.ASCII)
-_TCP = re.compile(r"http://(\[[0-9A-Fa-f:.]+\]|[A-Za-z0-9.\-]+):(\d{1,5})/?", re.ASCII)
+_TCP = re.compile(r"(https?)://(\[[0-9A-Fa-f:.]+\]|[A-Za-z0-9._\-]+)(?::(\d{1,5}))?(/[!-~]*)?", re.ASCII)
+_PORTS = {"http": 80, "https": 443}
 
 
 @dataclass(frozen=True, slots=True)
@@ -78,18 +80,31 @@ class QuickStream:
 
 
 class QuickClient:
-    """Keeps connections to one engine. `address` is "unix:/path" or "http://host:port"; `api_key` goes as a bearer.
+    """Keeps connections to one engine. `address` is "unix:/path" or "http(s)://host[:port][/base]" (every path is below
+    `base`); `api_key` goes as a bearer, `headers` with every request. `tls` says whom to trust (see `tls_context`); an
+    https address needs it.
 
     Belongs to the loop it is first used in. Opens nothing until asked, and never more connections than requests at
     once. A request on a kept connection that turns out to be closed, before anything was received, is sent once
     more on a fresh one.
     """
 
-    def __init__(self, address: str, *, api_key: str | None = None, connect_timeout_s: float = 5.0) -> None:
+    def __init__(
+        self,
+        address: str,
+        *,
+        api_key: str | None = None,
+        connect_timeout_s: float = 5.0,
+        tls: ssl.SSLContext | None = None,
+        headers: Mapping[str, str] | None = None,
+    ) -> None:
         self.address = address
         self._connect_timeout_s = connect_timeout_s
-        self._unix_path, self._host, self._port = _parse_address(address)
-        self._common = _common_headers(self._host, self._port, api_key)
+        self._place = _parse_address(address)
+        self._tls = tls if self._place.scheme == "https" else None
+        if self._place.scheme == "https" and tls is None:
+            raise ValueError(f"{address!r} is asked over TLS: say whom to trust")
+        self._common = _common_headers(self._place, api_key, headers or {})
         self._idle: list[tuple[Connection, asyncio.TimerHandle]] = []
         self._open: set[Connection] = set()
         self._is_closed = False
@@ -166,12 +181,16 @@ class QuickClient:
         loop = asyncio.get_running_loop()
         try:
             async with asyncio.timeout(self._connect_timeout_s):
-                if self._unix_path:
-                    _, connection = await loop.create_unix_connection(Connection, self._unix_path)
+                if self._place.scheme == "unix":
+                    _, connection = await loop.create_unix_connection(Connection, self._place.path)
                 else:
-                    _, connection = await loop.create_connection(Connection, self._host, self._port)
+                    place = self._place
+                    _, connection = await loop.create_connection(Connection, place.host, place.port, ssl=self._tls)
         except TimeoutError:
             raise CannotConnect(f"no connection to {self.address} within {self._connect_timeout_s:g} s") from None
+        except ssl.SSLCertVerificationError as error:
+            why = error.verify_message or "it can't be verified"
+            raise BadCertificate(f"the certificate of {self.address} isn't trusted: {why}", why=why) from error
         except OSError as error:
             raise CannotConnect(f"no connection to {self.address}: {error.strerror or error}") from error
         if self._is_closed:
@@ -208,23 +227,42 @@ class QuickClient:
     def _head(self, method: str, path: str, body: bytes | None) -> bytes:
         if not method.isalpha() or not _TARGET.fullmatch(path):
             raise ValueError(f"not a request line: {method!r} {path!r}")
-        line = f"{method} {path} HTTP/1.1\r\n".encode("ascii")
+        line = f"{method} {self._place.base}{path} HTTP/1.1\r\n".encode("ascii")
         if body is None:
             return line + self._common + b"\r\n"
         return b"%bContent-Type: application/json\r\nContent-Length: %d\r\n\r\n" % (line + self._common, len(body))
 
 
-def _parse_address(address: str) -> tuple[str, str, int]:
+@dataclass(frozen=True, slots=True)
+class _Place:
+    """`path` is a unix socket's; `base` what stands before every path that is asked, without a slash at its end."""
+
+    scheme: str
+    host: str = "localhost"
+    port: int = 0
+    path: str = ""
+    base: str = ""
+
+    @property
+    def named(self) -> str:
+        """As the Host header says it (RFC 9110, section 7.2): a scheme's own port is left out."""
+        host = f"[{self.host}]" if ":" in self.host else self.host
+        return f"{host}:{self.port}" if self.port and self.port != _PORTS.get(self.scheme) else host
+
+
+def _parse_address(address: str) -> _Place:
     if address.startswith("unix:/"):
-        return "/" + address.removeprefix("unix:").lstrip("/"), "localhost", 0
-    if (match := _TCP.fullmatch(address)) and 0 < int(match[2]) < 65536:
-        return "", match[1].strip("[]"), int(match[2])
-    raise ValueError(f"not an engine's address: {address!r} (unix:/path or http://host:port)")
+        return _Place("unix", path="/" + address.removeprefix("unix:").lstrip("/"))
+    if match := _TCP.fullmatch(address):
+        scheme, host, port, base = match.groups()
+        number = _PORTS[scheme] if port is None else int(port)
+        if 0 < number < 65536:
+            return _Place(scheme, host.strip("[]"), number, base=(base or "").rstrip("/"))
+    raise ValueError(f"not an engine's address: {address!r} (unix:/path or http(s)://host:port)")
 
 
-def _common_headers(host: str, port: int, api_key: str | None) -> bytes:
-    at = f"[{host}]" if ":" in host else host
-    lines = [f"Host: {at}:{port}" if port else f"Host: {at}", "Accept: */*"]
+def _common_headers(place: _Place, api_key: str | None, headers: Mapping[str, str]) -> bytes:
+    lines = [f"Host: {place.named}", "Accept: */*", *(f"{name}: {value}" for name, value in headers.items())]
     if api_key is not None:
         if not api_key.isascii() or not api_key.isprintable() or not api_key.strip():
             raise ValueError("the engine's key has characters that no header can carry")

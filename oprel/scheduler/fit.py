@@ -50,9 +50,10 @@ def is_served(wanted: LoadOptions, *, asked: LoadOptions, plan: Plan) -> bool:
     """Whether an engine that was asked to load with `asked`, and came up as `plan`, does for `wanted`.
 
     What isn't said matches anything; sizes (context, slots, threads, batch) match when no more is wanted than is
-    there; the rest must be equal. What it was loaded for always matches, so that a reload can't repeat itself.
+    there; the rest must be equal. What it was loaded for always matches, so that a reload can't repeat itself. A
+    remote is as it is: no option changes it.
     """
-    return (
+    return plan.remote is not None or (
         _is_within(wanted.context_tokens, plan.context_tokens, asked.context_tokens)
         and _is_within(wanted.slots, plan.slots, asked.slots)
         and _is_within(wanted.threads, plan.threads, asked.threads)

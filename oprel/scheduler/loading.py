@@ -28,22 +28,31 @@ _SURPRISES = frozenset({"context_reduced", "gpu_fallback", "gpu_unused"})
 
 
 def advance(draft: Draft) -> None:
-    """Moves the one load that there is, or begins the next."""
-    current = next((r for r in draft.residents.values() if r.is_loading), None)
-    if current is not None and not draft.waiters(current.family):
-        draft.give_up(current)  # all who wanted it have left
-        current = None
-    if current is None and not any(r.is_loading for r in draft.residents.values()):
-        current = _begin(draft)
-    if current is not None and current.phase == "room":
-        _make_room(draft, current)
+    """Moves the one load that there is, or begins the next. What runs elsewhere waits for nothing that loads here."""
+    for is_remote in (False, True):
+        _advance(draft, is_remote)
     if not any(r.phase == "room" for r in draft.residents.values()):
         _undrain(draft)
 
 
-def _begin(draft: Draft) -> Resident | None:
+def _advance(draft: Draft, is_remote: bool) -> None:
+    current = next((r for r in draft.residents.values() if _is_loading(r, is_remote)), None)
+    if current is not None and not draft.waiters(current.family):
+        draft.give_up(current)  # all who wanted it have left
+        current = None
+    if current is None and not any(_is_loading(r, is_remote) for r in draft.residents.values()):
+        current = _begin(draft, is_remote)
+    if current is not None and current.phase == "room":
+        _make_room(draft, current)
+
+
+def _is_loading(resident: Resident, is_remote: bool) -> bool:
+    return resident.is_loading and resident.family.is_remote == is_remote
+
+
+def _begin(draft: Draft, is_remote: bool) -> Resident | None:
     """The family whose waiter has waited longest, of those that have no engine."""
-    absent = [family for family in draft.lines if family not in draft.residents]
+    absent = [f for f in draft.lines if f not in draft.residents and f.is_remote == is_remote]
     if not absent:
         return None
     family = min(absent, key=lambda family: min(waiter.ticket for waiter in draft.waiters(family)))
@@ -146,7 +155,9 @@ def _make_room(draft: Draft, resident: Resident) -> None:
 
 
 def _fits(draft: Draft, plan: Plan, others: Iterable[Resident]) -> bool:
-    others = list(others)
+    if plan.remote is not None:
+        return True
+    others = [other for other in others if not other.family.is_remote]
     most = draft.limits.max_loaded
     return (most is None or len(others) < max(1, most)) and not fit.deficit(plan, fit.free(draft.limits, others))
 
@@ -155,7 +166,7 @@ def _victim(draft: Draft, plan: Plan, staying: list[Resident]) -> Resident | Non
     """Who leaves next: an idle engine, the one not used for longest; where none is idle, the one to drain, which stays
     the same until it is gone. None: nothing to do but wait."""
     missing = fit.deficit(plan, fit.free(draft.limits, staying))
-    useful = [r for r in staying if r.phase == "ready" and _holds_any(r, missing)]
+    useful = [r for r in staying if r.phase == "ready" and not r.family.is_remote and _holds_any(r, missing)]
     idle = [r for r in useful if not r.is_held]
     if idle:
         return min(idle, key=lambda r: r.used_at)

@@ -236,7 +236,7 @@ class Scheduler:
         arrived = self._clock.monotonic()
         model, driver = await self.resolve(leasing.name)
         check_model(model, leasing.need, load=leasing.load, settings=self._settings)
-        family = Family(driver.name, _digests(model))
+        family = Family(driver.name, _digests(model), is_remote=model.remote is not None)
         resident = self._owner.state.residents.get(family)
         if resident is not None and (engine := self._owner.engine_of(resident)) is not None:
             check_engine(model, leasing.need, engine)

@@ -57,10 +57,12 @@ Phase = Literal["planning", "room", "starting", "ready", "stopping"]
 
 class Family(Struct, frozen=True):
     """What shares one engine: the same files on the same driver, under whatever names. With the options that it was
-    loaded with this is an engine's key; a family has one engine at a time."""
+    loaded with this is an engine's key; a family has one engine at a time. `is_remote`: it runs elsewhere, so that it
+    takes nothing here that others would have to leave."""
 
     driver: str
     digests: tuple[str, ...]
+    is_remote: bool = False
 
 
 class Limits(Struct, frozen=True):

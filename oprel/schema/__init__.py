@@ -26,7 +26,7 @@ from oprel.schema.messages import (
     Tool,
     ToolCall,
 )
-from oprel.schema.models import Model, ModelFile, Pooling
+from oprel.schema.models import Model, ModelFile, Pooling, RemoteModel
 from oprel.schema.plans import Availability, Plan, Support
 from oprel.schema.requests import (
     ChatRequest,
@@ -73,6 +73,7 @@ __all__ = [
     "Plan",
     "Pooling",
     "Progress",
+    "RemoteModel",
     "Role",
     "Sampling",
     "Support",

@@ -8,18 +8,26 @@ from msgspec import Struct
 
 from oprel.schema.messages import Message
 
-__all__ = ["Model", "ModelFile", "Pooling"]
+__all__ = ["Model", "ModelFile", "Pooling", "RemoteModel"]
 
 Pooling = Literal["none", "mean", "cls", "last", "rank"]
 
 
 class ModelFile(Struct, frozen=True):
-    """`path` is absolute; `digest` is lowercase hex SHA-256 without a prefix."""
+    """`path` is absolute; `digest` is lowercase hex SHA-256 without a prefix. A "companion" is what a model that is a
+    folder has beside its weights: config, tokenizer, template."""
 
-    role: Literal["weights", "projector", "adapter", "draft"]
+    role: Literal["weights", "projector", "adapter", "draft", "companion"]
     path: str
     digest: str
     size_bytes: int
+
+
+class RemoteModel(Struct, frozen=True):
+    """`remote` is the name of a configured server, `id` what the model is called there."""
+
+    remote: str
+    id: str
 
 
 class Model(Struct, frozen=True):
@@ -31,7 +39,9 @@ class Model(Struct, frozen=True):
     trained length, `kv_bytes_per_token` the cost of one token of context with an f16 cache.
     `chat_template` is the Jinja text in the file; `template` a Go template from the manifest. `parameters` are the
     manifest's, by Ollama's option names. `capabilities` uses Ollama's words (completion, embedding, tools, vision,
-    thinking, insert, audio). `damage` says why the model can't be loaded, when it can't.
+    thinking, insert, audio); none: not known. `own_code`: the model's config asks for Python code of its own, which is
+    never run. `driver` is the one that its configuration names, `remote` where it runs when it has no files here.
+    `damage` says why the model can't be loaded, when it can't.
     """
 
     name: str
@@ -59,6 +69,9 @@ class Model(Struct, frozen=True):
     licenses: tuple[str, ...] = ()
     capabilities: frozenset[str] = frozenset()
     aliases: tuple[str, ...] = ()
+    own_code: bool = False
+    driver: str | None = None
+    remote: RemoteModel | None = None
     damage: str | None = None
 
     @property

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from msgspec import Struct
 
-from oprel.schema.models import ModelFile
+from oprel.schema.models import ModelFile, RemoteModel
 from oprel.schema.requests import LoadOptions
 
 __all__ = ["Availability", "Plan", "Support"]
@@ -27,9 +27,10 @@ class Plan(Struct, frozen=True):
 
     `gpu_layers`: a number, or "fit" when the engine decides. `bytes_by_device` maps a device ("cpu", "CUDA0", …) to
     the estimate for weights, cache and buffers. `argv` holds the placeholders `{socket}` and `{template}`; file paths
-    in it are those of `files`. `context_tokens` is for each slot. `device` is what a user is told: "cpu", "gpu" or
-    "gpu+cpu". `chat`: the model has a template to chat with. `reasons` are (subject, sentence) pairs, one for each
-    choice. `fallbacks` are tried in order, by the scheduler, when the start fails for a cause that they can help.
+    in it are those of `files`. `context_tokens` is for each slot. `device` is what a user is told: "cpu", "gpu",
+    "gpu+cpu" or "remote". `chat`: the model has a template to chat with. `reasons` are (subject, sentence) pairs, one
+    for each choice. `remote` is where a model without files runs. `fallbacks` are tried in order, by the scheduler,
+    when the start fails for a cause that they can help.
     """
 
     driver: str
@@ -50,6 +51,7 @@ class Plan(Struct, frozen=True):
     embedding: bool = False
     chat: bool = False
     reasons: tuple[tuple[str, str], ...] = ()
+    remote: RemoteModel | None = None
     fallbacks: tuple[Plan, ...] = ()
 
     @property

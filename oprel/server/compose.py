@@ -11,13 +11,15 @@ from oprel.drivers import DriverOptions
 from oprel.drivers.children import choose_run_dir, sweep
 from oprel.drivers.registry import Registry
 from oprel.scheduler import Scheduler
-from oprel.store import Catalog
+from oprel.store import Catalog, Trees
 from oprel.version import __version__
 
 if TYPE_CHECKING:
     from oprel.sources import Puller
 
 __all__ = ["compose", "make_catalog", "make_puller", "make_registry"]
+
+OPENAI = "openai"
 
 _log = logging.getLogger("oprel.server")
 
@@ -46,29 +48,43 @@ def make_catalog(settings: Settings) -> Catalog:
 
 def _tables(settings: Settings) -> tuple[tuple[str, dict[str, Any]], ...]:
     """Drivers' own options. Checked here, since a driver is made when it is first needed, which may be never."""
-    if not settings.exllama:
-        return ()
-    from oprel.drivers.exllama.options import ExllamaOptions
+    tables: list[tuple[str, dict[str, Any]]] = []
+    if settings.vllm:
+        from oprel.drivers.vllm.options import VllmOptions
 
-    ExllamaOptions.parse(settings.exllama)
-    return (("exllama", settings.exllama),)
+        VllmOptions.parse(settings.vllm)
+        tables.append(("vllm", settings.vllm))
+    if settings.exllama:
+        from oprel.drivers.exllama.options import ExllamaOptions
+
+        ExllamaOptions.parse(settings.exllama)
+        tables.append(("exllama", settings.exllama))
+    return tuple(tables)
 
 
 def make_puller(settings: Settings, catalog: Catalog | None = None) -> Puller:
     from oprel.sources import Puller
 
-    return Puller(catalog or make_catalog(settings))
+    trees = Trees(settings.trees_dir, state_dir=settings.state_dir)
+    return Puller(catalog or make_catalog(settings), trees=trees)
 
 
 def make_registry(settings: Settings) -> Registry:
     """Imports no driver. Its run directory is made, private, if it isn't there."""
-    named = {"llama-server": settings.llama_server, "exllama": settings.exllama_python}
+    named = {
+        "llama-server": settings.llama_server,
+        "vllm": settings.vllm_python,
+        "exllama": settings.exllama_python,
+    }
     executables = tuple((name, str(path)) for name, path in named.items() if path is not None)
     options = DriverOptions(
         run_dir=str(choose_run_dir(settings.state_dir / "run")),
         executables=executables,
+        remotes=settings.remotes,
         tables=_tables(settings),
         start_timeout_s=settings.load_timeout,
         stall_timeout_s=settings.stall_timeout,
     )
-    return Registry(options, wanted=(settings.driver, *settings.drivers))
+    # Who configured a remote wants its driver; `auto` never takes it for a model that isn't there.
+    remote = (OPENAI,) if settings.remotes else ()
+    return Registry(options, wanted=(settings.driver, *settings.drivers, *remote))

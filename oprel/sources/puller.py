@@ -9,7 +9,7 @@ from collections.abc import AsyncGenerator, Awaitable, Callable
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from oprel.errors import SourceError
+from oprel.errors import InvalidRequestError, SourceError
 from oprel.schema import Model
 from oprel.sources.progress import PullProgress, Report
 from oprel.sources.resolve import (
@@ -21,7 +21,7 @@ from oprel.sources.resolve import (
     resolve_source,
 )
 from oprel.sources.threads import StopFlag, in_thread
-from oprel.store import Catalog, ModelName
+from oprel.store import Catalog, ModelName, Trees
 
 if TYPE_CHECKING:
     from oprel.sources.package_index import ReadSettings
@@ -44,8 +44,10 @@ class Puller:
         *,
         clock: Callable[[], float] = time.monotonic,
         read_settings: ReadSettings | None = None,
+        trees: Trees | None = None,
     ) -> None:
         self._catalog = catalog
+        self._trees = trees
         self._clock = clock
         self._read_settings = read_settings
         self._jobs: dict[str, _Job] = {}
@@ -66,12 +68,13 @@ class Puller:
                 yield line
 
     async def import_file(self, path: Path, *, name: str | None = None) -> AsyncGenerator[PullProgress, None]:
-        """Make a model of a GGUF file of this user's; `name_of_file(path)` is its name unless one is given. For the
-        command line and the SDK: the server's API has no way here. Raises InvalidNameError, InvalidRequestError,
-        StoreError."""
+        """Make a model of a GGUF file of this user's, or of a folder of safetensors; `name_of_file(path)` is its name
+        unless one is given. For the command line and the SDK: the server's API has no way here. Raises
+        InvalidNameError, InvalidRequestError, StoreError."""
         parsed = name_of_file(path) if name is None else ModelName.parse(name)
         key = f"file {parsed} {path}"
-        async with contextlib.aclosing(self._follow(key, self._file(path, parsed))) as lines:
+        work = self._folder(path, parsed) if await asyncio.to_thread(_is_folder, path) else self._file(path, parsed)
+        async with contextlib.aclosing(self._follow(key, work)) as lines:
             async for line in lines:
                 yield line
 
@@ -111,6 +114,35 @@ class Puller:
 
             report(PullProgress("parsing GGUF"))
             stored = await in_thread(run)
+            report(PullProgress("writing manifest"))
+            return await asyncio.to_thread(self._catalog.find, stored)
+
+        return work
+
+    def _folder(self, path: Path, name: ModelName) -> Work:
+        async def work(report: Report) -> Model:
+            if self._trees is None:
+                raise SourceError("Folders can't be imported here: there is no place for them.")
+            trees = self._trees
+            loop = asyncio.get_running_loop()
+
+            def run(stop: StopFlag) -> tuple[str, tuple[str, ...]]:
+                def progress(done: int, total: int) -> None:
+                    stop.check()
+                    loop.call_soon_threadsafe(report, PullProgress(f"importing {path.name}", None, total, done))
+
+                if self._catalog.is_stored(name):
+                    raise InvalidRequestError(
+                        f"There is a GGUF model called {str(name)!r} already: give the folder another name."
+                    )
+                made = trees.add(path, name, progress=progress)
+                return str(made.name), made.left_out
+
+            report(PullProgress("reading the folder"))
+            stored, left_out = await in_thread(run)
+            if left_out:
+                few = ", ".join(left_out[:5]) + (", …" if len(left_out) > 5 else "")
+                report(PullProgress(f"left out, since no engine needs it: {few}"))
             report(PullProgress("writing manifest"))
             return await asyncio.to_thread(self._catalog.find, stored)
 
@@ -187,6 +219,10 @@ class _Job:
     def _tell(self) -> None:
         changed, self._changed = self._changed, asyncio.Event()
         changed.set()
+
+
+def _is_folder(path: Path) -> bool:
+    return path.expanduser().is_dir()
 
 
 def _key(source: Source) -> str:

@@ -1,4 +1,5 @@
-"""Models on disk, in Ollama's layout: names, blobs, manifests, GGUF metadata, aliases, and the catalog over them."""
+"""Models on disk, in Ollama's layout: names, blobs, manifests, GGUF metadata, aliases, folders,
+and the catalog over them."""
 
 from oprel.store.aliases import Alias, Aliases
 from oprel.store.blobs import BlobRef, BlobWriter, hash_file
@@ -7,6 +8,7 @@ from oprel.store.gguf import GgufMetadata, GgufTensor, GgufValue, SkippedArray, 
 from oprel.store.names import Digest, ModelName
 from oprel.store.references import HubReference, PackageReference, Reference, parse_reference
 from oprel.store.store import Installed, Store
+from oprel.store.trees import ImportedTree, Trees
 
 __all__ = [
     "Alias",
@@ -19,12 +21,14 @@ __all__ = [
     "GgufTensor",
     "GgufValue",
     "HubReference",
+    "ImportedTree",
     "Installed",
     "ModelName",
     "PackageReference",
     "Reference",
     "SkippedArray",
     "Store",
+    "Trees",
     "hash_file",
     "parameter_size",
     "parse_reference",

@@ -7,7 +7,7 @@ from collections.abc import Iterable
 
 from oprel.store.gguf import GgufMetadata
 
-__all__ = ["capabilities_of"]
+__all__ = ["capabilities_of", "of_jinja"]
 
 _GO_TOOLS = re.compile(r"\{\{[^}]*\.Tools\b")
 _GO_SUFFIX = re.compile(r"\{\{[^}]*\.Suffix\b")
@@ -30,7 +30,7 @@ def capabilities_of(
     if projector is not None:
         found.update(_projector_senses(projector))
     if metadata is not None and metadata.chat_template is not None:
-        found.update(_of_jinja(metadata.chat_template))
+        found.update(of_jinja(metadata.chat_template))
     elif template is not None:
         found.update(_of_go(template))
     if template is not None and _GO_SUFFIX.search(template):
@@ -51,7 +51,8 @@ def _projector_senses(projector: GgufMetadata) -> Iterable[str]:
         yield "audio"
 
 
-def _of_jinja(template: str) -> Iterable[str]:
+def of_jinja(template: str) -> Iterable[str]:
+    """What a model's own chat template has a place for."""
     if "tools" in template or "tool_call" in template:
         yield "tools"
     closes = "</think>" in template

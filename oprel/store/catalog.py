@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Protocol
 
 from msgspec import Struct
 from msgspec.structs import replace
 
-from oprel.errors import ModelDamagedError, ModelNotFoundError
+from oprel.errors import InvalidNameError, ModelDamagedError, ModelNotFoundError
 from oprel.schema import Model
 from oprel.store.aliases import Alias, Aliases
 from oprel.store.gguf import GgufMetadata, read_gguf
@@ -25,14 +25,28 @@ from oprel.store.references import (
     Reference,
     parse_reference,
 )
+from oprel.store.remote_shelf import RemoteShelf
 from oprel.store.store import Store
+from oprel.store.trees import Trees
 
 if TYPE_CHECKING:
     from oprel.config import Settings  # its pydantic is heavy, and the command line often does without
 
-__all__ = ["Catalog"]
+__all__ = ["Catalog", "Shelf"]
 
 _ALL_ARRAYS = 1 << 22
+
+
+class Shelf(Protocol):
+    """Models of another kind than Ollama's store holds: folders, remote ones. Asked from several threads; what can't
+    be used is a model with `damage`."""
+
+    def find(self, name: str) -> Model | None:
+        """A model by its name, without regard to case."""
+        ...
+
+    # Below the others, since its name would hide the type.
+    def list(self) -> tuple[Model, ...]: ...
 
 
 class _Found(Struct, frozen=True):
@@ -56,8 +70,16 @@ class Catalog:
     looked at on each use. A manifest, config or file that can't be used makes that one model damaged.
     """
 
-    def __init__(self, store: Store, *, aliases: Aliases | None = None, extra_dirs: Sequence[Path] = ()) -> None:
+    def __init__(
+        self,
+        store: Store,
+        *,
+        aliases: Aliases | None = None,
+        extra_dirs: Sequence[Path] = (),
+        shelves: Sequence[Shelf] = (),
+    ) -> None:
         self.store = store
+        self.shelves = tuple(shelves)
         self.aliases = aliases if aliases is not None else Aliases()
         roots = [store.models_dir, *(path.expanduser().absolute() for path in extra_dirs)]
         self._roots = tuple(dict.fromkeys(roots))
@@ -67,15 +89,27 @@ class Catalog:
     def from_settings(cls, settings: Settings) -> Catalog:
         """Raises ConfigError for a file of aliases that can't be read."""
         store = Store(settings.models_dir, state_dir=settings.state_dir)
-        return cls(store, aliases=Aliases.load(settings.aliases_file), extra_dirs=settings.extra_models_dirs)
+        return cls(
+            store,
+            aliases=Aliases.load(settings.aliases_file),
+            extra_dirs=settings.extra_models_dirs,
+            shelves=(
+                Trees(settings.trees_dir, state_dir=settings.state_dir),
+                *((RemoteShelf(settings.remotes),) if settings.remotes else ()),
+            ),
+        )
 
     def find(self, name: str) -> Model:
-        """An installed name (without regard to case), then an alias, then `pypi:…` and `OWNER/REPO` as they were
-        stored. Raises InvalidNameError, ModelNotFoundError; a damaged model is returned, with `damage`."""
+        """An installed name (without regard to case; the store before the shelves), then an alias, then `pypi:…` and
+        `OWNER/REPO` as they were stored. Raises InvalidNameError, ModelNotFoundError; a damaged model is returned,
+        with `damage`."""
         found = self._look_up(name)
+        if (found is None or not _is_called(found, name)) and (shelved := self._shelved(name)) is not None:
+            return shelved
         if found is None:
+            excuse = "".join(f"; {text}" for text in self._problems())
             raise ModelNotFoundError(
-                f"Model {name[:200]!r} isn't here; get it with: oprel pull {name[:200]}", model=name
+                f"Model {name[:200]!r} isn't here; get it with: oprel pull {name[:200]}{excuse}", model=name
             )
         return replace(found.model, aliases=self._aliases_of(found))
 
@@ -99,6 +133,25 @@ class Catalog:
         """The newest model stored from that source, with weights of that digest if one is given."""
         found = self._covered(reference, digest)
         return None if found is None else found.model
+
+    def is_stored(self, name: ModelName) -> bool:
+        """Whether a store, this one or one that is read, has a model of that very name."""
+        return self._entry(name) is not None
+
+    def delete(self, name: str) -> bool:
+        """From the store, or the folders; False where neither has it."""
+        parsed = ModelName.parse(name)
+        return self.store.delete(parsed) or any(
+            shelf.delete(name) for shelf in self.shelves if isinstance(shelf, Trees)
+        )
+
+    def _shelved(self, name: str) -> Model | None:
+        return next((model for shelf in self.shelves if (model := shelf.find(name)) is not None), None)
+
+    def _problems(self) -> Iterator[str]:
+        for shelf in self.shelves:
+            if isinstance(shelf, RemoteShelf):
+                yield from shelf.problems()
 
     def _look_up(self, name: str) -> _Found | None:
         reference = parse_reference(name)
@@ -189,8 +242,23 @@ class Catalog:
                 if entry.name.key not in found:
                     found[entry.name.key] = _Found(entry.name, self._model(entry))
         aliases = self._aliases_by_name(found.values())
-        models = [replace(each.model, aliases=tuple(aliases[each.name.key])) for each in found.values()]
+        taken = {each.model.name.lower() for each in found.values()}
+        shelved: dict[str, Model] = {}
+        for model in (model for shelf in self.shelves for model in shelf.list()):
+            if model.name.lower() not in taken:
+                shelved.setdefault(model.name.lower(), model)
+        models = [*shelved.values()]
+        for each in found.values():
+            shown = tuple(alias for alias in aliases[each.name.key] if alias.lower() not in shelved)
+            models.append(replace(each.model, aliases=shown))
         return tuple(sorted(models, key=lambda model: (-model.modified_at, model.name)))
+
+
+def _is_called(found: _Found, name: str) -> bool:
+    try:
+        return ModelName.parse(name).key == found.name.key
+    except InvalidNameError:
+        return False
 
 
 def _meant_by(alias: Alias, groups: defaultdict[tuple[str, str], list[_Found]]) -> _Found | None:

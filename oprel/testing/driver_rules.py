@@ -90,6 +90,8 @@ class DriverRules:
     def test_a_plan_does_what_was_asked(self, bench: Bench, chat_model: Model) -> None:
         """Context and slots that are asked for are planned, as far as the model goes."""
         plan = bench.plan(chat_model, LoadOptions(context_tokens=512, slots=1))
+        if plan.device == "remote":
+            pytest.skip("it is loaded elsewhere, as it is")
         assert (plan.context_tokens, plan.slots) == (512, 1)
         trained = chat_model.context_tokens
         if trained is not None:

@@ -110,6 +110,8 @@ def main(argv: list[str]) -> None:
     listener.listen(128)
     while True:
         conn, _ = listener.accept()
+        if conn.family == socket.AF_INET:  # as real servers do
+            conn.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
         threading.Thread(target=_serve, args=(conn,), daemon=True).start()
 
 

@@ -75,7 +75,8 @@ async def run_load(
 def _request(address: Address, path: str, body: dict[str, object]) -> bytes:
     payload = json.dumps(body).encode()
     key = f"Authorization: Bearer {address.key}\r\n" if address.key else ""
-    head = f"POST {path} HTTP/1.1\r\nHost: localhost\r\n{key}Content-Length: {len(payload)}\r\n\r\n"
+    kind = "Content-Type: application/json\r\n"
+    head = f"POST {path} HTTP/1.1\r\nHost: localhost\r\n{key}{kind}Content-Length: {len(payload)}\r\n\r\n"
     return head.encode() + payload
 
 

@@ -1,10 +1,12 @@
-"""Oprel's costs, measured: `python tests/bench/run.py [relay|overhead|footprint ...]` (all by default).
+"""Oprel's costs, measured: `python tests/bench/run.py [PART ...]`, all of them but vllm by default.
 
 Each figure is the median of runs that alternate with their reference, and is told as a ratio or a difference within
 one run: absolute numbers of a busy machine mean little. Nothing here passes or fails.
 
     relay      events/s that the gateway relays from an engine that costs nothing, in each dialect
     overhead   tokens/s and time to first token through Oprel against the very same engine process asked directly
+    remote     events/s and time to first token of the same engine as a remote over TCP, beside it as a local one
+    vllm       tokens/s through Oprel against the very same vLLM asked directly (of OPREL_TEST_VLLM_PYTHON)
     footprint  resident memory of an idle server; `oprel --version` against `python -c pass`
 """
 
@@ -30,10 +32,12 @@ from pathlib import Path
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 from load import Address, Load, run_load
-from support.models import make_store
+from support.models import make_store, smollm2_gguf
+from support.real_engine import real_engine_on_tcp
 
 _HERE = Path(__file__).resolve().parent
 _MODEL = "smollm2:135m"
+_REMOTE = "elsewhere"
 
 
 @dataclass
@@ -57,7 +61,9 @@ class Server:
             if found is None:
                 continue
             environ = Path(f"/proc/{child}/environ").read_bytes().decode().split("\0")
-            key = next((e.partition("=")[2] for e in environ if e.startswith("LLAMA_API_KEY=")), None)
+            key = next(
+                (e.partition("=")[2] for e in environ if e.startswith(("LLAMA_API_KEY=", "VLLM_API_KEY="))), None
+            )
             return Address(socket=found, key=key)
         raise RuntimeError("the server has no engine")
 
@@ -70,37 +76,44 @@ def _children(pid: int) -> Iterator[int]:
 
 
 @contextlib.contextmanager
-def serving(*flags: str, models: Path) -> Iterator[Server]:
+def serving(*flags: str, models: Path, ready_s: float = 60, environ: dict[str, str] | None = None) -> Iterator[Server]:
     with tempfile.TemporaryDirectory(prefix="oprel-bench-") as folder, socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         port = probe.getsockname()[1]
         probe.close()
-        environment = {**os.environ, "OPREL_STATE_DIR": folder, "OPREL_MODELS": str(models)}
+        environment = {**os.environ, "OPREL_STATE_DIR": folder, "OPREL_MODELS": str(models), **(environ or {})}
         command = [sys.executable, "-m", "oprel", "serve", "--port", str(port), *flags]
         process = subprocess.Popen(command, env=environment, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
         try:
-            _wait_ready(port, process)
+            _wait_ready(port, process, ready_s)
             yield Server(port, process, Path(folder))
         finally:
             process.send_signal(signal.SIGTERM)
             process.wait(30)
 
 
-def _wait_ready(port: int, process: subprocess.Popen[bytes]) -> None:
-    for _ in range(600):
+def _wait_ready(port: int, process: subprocess.Popen[bytes], limit_s: float) -> None:
+    for _ in range(int(limit_s * 10)):
         if process.poll() is not None:
             raise RuntimeError("the server ended at its start; run `oprel serve` by hand to see why")
         with contextlib.suppress(OSError), urllib.request.urlopen(f"http://127.0.0.1:{port}/ready", timeout=2):
             return
         time.sleep(0.1)
-    raise RuntimeError("the server did not become ready in a minute")
+    raise RuntimeError(f"the server did not become ready in {limit_s:g} s")
 
 
 def _ask(
-    port: int | None, path: str, tokens: int, *, clients: int, answers: int, direct: Address | None = None
+    port: int | None,
+    path: str,
+    tokens: int,
+    *,
+    clients: int,
+    answers: int,
+    direct: Address | None = None,
+    model: str = _MODEL,
 ) -> Load:
     chat: dict[str, object] = {
-        "model": _MODEL,
+        "model": model,
         "messages": [{"role": "user", "content": "Write a long story about a lighthouse."}],
         "stream": True,
     }
@@ -129,6 +142,77 @@ def relay(models: Path, rounds: int, engine: str | None) -> None:
             print(f"relay {'(engine asked directly)':24} {rate:10,.0f} events/s, 8 streams")
 
 
+def remote(models: Path, rounds: int) -> None:
+    """The costless engine twice: as the local one, and over TCP behind a local name. Runs alternate."""
+    with contextlib.ExitStack() as stack:
+        folder = Path(stack.enter_context(tempfile.TemporaryDirectory()))
+        wrapper = folder / "costless-llama-server"
+        wrapper.write_text(f'#!/bin/sh\nexec "{sys.executable}" "{_HERE / "costless_engine.py"}" "$@"\n')
+        wrapper.chmod(0o755)
+        port = stack.enter_context(_costless_on_tcp())
+        config = folder / "config.toml"
+        config.write_text(f'[remote.bench]\nurl = "http://127.0.0.1:{port}"\nmodels = {{ "{_REMOTE}" = "bench" }}\n')
+        flags = ("--llama-server", str(wrapper), "--parallel", "8")
+        server = stack.enter_context(serving(*flags, models=models, environ={"OPREL_CONFIG": str(config)}))
+        for path in ("/v1/chat/completions", "/api/chat"):
+            rates: dict[str, list[float]] = {_MODEL: [], _REMOTE: []}
+            firsts: dict[str, list[float]] = {_MODEL: [], _REMOTE: []}
+            for model in rates:
+                _ask(server.port, path, 500, clients=1, answers=2, model=model)
+            for _ in range(rounds):
+                for model, found in rates.items():
+                    found.append(_ask(server.port, path, 4000, clients=8, answers=64, model=model).events_per_s)
+                    few = _ask(server.port, path, 16, clients=1, answers=200, model=model)
+                    firsts[model].append(few.median_first_event_ms)
+            here, there = (statistics.median(found) for found in rates.values())
+            ratio = statistics.median(b / a for a, b in zip(*rates.values(), strict=True))
+            first = [statistics.median(found) for found in firsts.values()]
+            print(
+                f"remote {path:24} {there:10,.0f} events/s, 8 streams; {ratio:.2f} of a local engine ({here:,.0f}); "
+                f"first token {first[1]:.2f} ms (local {first[0]:.2f} ms)"
+            )
+
+    _remote_tokens(models, rounds)
+
+
+def _remote_tokens(models: Path, rounds: int) -> None:
+    """Tokens/s of a real engine over TCP, as a remote and asked directly."""
+    with contextlib.ExitStack() as stack:
+        engine = stack.enter_context(real_engine_on_tcp(smollm2_gguf(), slots=8))
+        direct = Address(port=int(engine.address.rpartition(":")[2]))
+        config = Path(stack.enter_context(tempfile.TemporaryDirectory()), "config.toml")
+        config.write_text(f'[remote.bench]\nurl = "{engine.address}"\nmodels = {{ "{_REMOTE}" = "bench" }}\n')
+        server = stack.enter_context(serving(models=models, environ={"OPREL_CONFIG": str(config)}))
+        path = "/v1/chat/completions"
+        _ask(server.port, path, 8, clients=8, answers=16, model=_REMOTE)
+        for clients, answers, tokens in ((1, 3, 128), (8, 16, 64)):
+            ratios = []
+            for _ in range(rounds):
+                through = _ask(server.port, path, tokens, clients=clients, answers=answers, model=_REMOTE)
+                asked = _ask(None, path, tokens, clients=clients, answers=answers, direct=direct)
+                ratios.append(through.events_per_s / asked.events_per_s)
+            spread = f"{min(ratios):.3f} to {max(ratios):.3f}"
+            median = statistics.median(ratios)
+            print(f"remote tokens/s, {clients} client(s): {median:.3f} of the engine asked directly ({spread})")
+
+
+@contextlib.contextmanager
+def _costless_on_tcp() -> Iterator[int]:
+    with socket.create_server(("127.0.0.1", 0)) as probe:
+        port = probe.getsockname()[1]
+    command = [sys.executable, str(_HERE / "costless_engine.py"), "--host", "127.0.0.1", "--port", str(port)]
+    process = subprocess.Popen(command)
+    try:
+        for _ in range(100):
+            with contextlib.suppress(OSError), socket.create_connection(("127.0.0.1", port), timeout=1):
+                break
+            time.sleep(0.05)
+        yield port
+    finally:
+        process.kill()
+        process.wait()
+
+
 def overhead(models: Path, rounds: int) -> None:
     with serving("--parallel", "8", "--context", "1024", models=models) as server:
         path = "/v1/chat/completions"
@@ -144,6 +228,37 @@ def overhead(models: Path, rounds: int) -> None:
             median = statistics.median(ratios)
             print(f"tokens/s, {clients} client(s): {median:.3f} of the engine asked directly ({spread})")
     _first_token(models, rounds)
+
+
+def vllm(rounds: int) -> None:
+    """Every answer has the same number of tokens: vLLM joins several in one event when it is ahead of its reader."""
+    from support.vllm_real import fill_trees
+
+    path = "/v1/chat/completions"
+    with tempfile.TemporaryDirectory() as folder:
+        home = Path(folder)
+        trees = fill_trees(home / "trees", home / "state")
+        flags = ("--driver", "vllm", "--model", _MODEL, "--context", "2048")
+        places = {"OPREL_VLLM_PYTHON": os.environ["OPREL_TEST_VLLM_PYTHON"], "OPREL_TREES_DIR": str(trees)}
+        with serving(*flags, models=home / "models", ready_s=600, environ=places) as server:
+            direct = server.engine()
+            _ask(server.port, path, 16, clients=8, answers=16)
+            _ask(None, path, 16, clients=8, answers=16, direct=direct, model="model")
+            for clients, answers, tokens in ((1, 2, 128), (8, 16, 64)):
+                ratios, rates = [], []
+                for number in range(rounds):
+                    order = ((None, direct, "model"), (server.port, None, _MODEL))
+                    seconds = {}
+                    for port, address, model in order if number % 2 else reversed(order):
+                        run = _ask(port, path, tokens, clients=clients, answers=answers, direct=address, model=model)
+                        seconds[model] = run.elapsed_s
+                    ratios.append(seconds["model"] / seconds[_MODEL])
+                    rates.append(answers * tokens / seconds["model"])
+                spread = f"{min(ratios):.3f} to {max(ratios):.3f}"
+                print(
+                    f"vLLM tokens/s, {clients} client(s): {statistics.median(ratios):.3f} of vLLM asked directly "
+                    f"({spread}; directly {statistics.median(rates):.1f})"
+                )
 
 
 def _first_token(models: Path, rounds: int) -> None:
@@ -184,11 +299,12 @@ def _seconds(command: list[str]) -> float:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("what", nargs="*", choices=["relay", "overhead", "footprint", []], default=[])
+    parts = ["relay", "overhead", "remote", "footprint", "vllm", []]
+    parser.add_argument("what", nargs="*", choices=parts, default=[])
     parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--engine", help="another costless engine for `relay` (llama-server's command line)")
     options = parser.parse_args()
-    what = options.what or ["relay", "overhead", "footprint"]
+    what = options.what or ["relay", "overhead", "remote", "footprint"]
     with tempfile.TemporaryDirectory(prefix="oprel-bench-models-") as folder:
         models = Path(folder)
         make_store(models)
@@ -197,8 +313,12 @@ def main() -> None:
             relay(models, options.rounds, options.engine)
         if "overhead" in what:
             overhead(models, options.rounds)
+        if "remote" in what:
+            remote(models, options.rounds)
         if "footprint" in what:
             footprint(models, options.rounds)
+        if "vllm" in what:
+            vllm(options.rounds)
 
 
 if __name__ == "__main__":

@@ -8,13 +8,15 @@
     async with Upstream(answer) as upstream:
         client = QuickClient(upstream.address)
 
-It runs in the test's own loop, on a unix socket or loopback TCP; nothing is left when the block ends.
+It runs in the test's own loop, on a unix socket, loopback TCP, or TLS over it (as `localhost`); nothing is left when
+the block ends.
 """
 
 from __future__ import annotations
 
 import asyncio
 import json
+import ssl
 import tempfile
 from collections.abc import Awaitable, Callable, Iterable, Mapping
 from contextlib import suppress
@@ -106,6 +108,7 @@ class Upstream:
 
     handler: Handler
     tcp: bool = False
+    tls: ssl.SSLContext | None = None
     requests: list[Received] = field(default_factory=list)
     connections: int = 0
     address: str = ""
@@ -115,7 +118,10 @@ class Upstream:
     _failures: list[BaseException] = field(default_factory=list)
 
     async def __aenter__(self) -> Upstream:
-        if self.tcp:
+        if self.tls is not None:
+            self._server = await asyncio.start_server(self._accept, "127.0.0.1", 0, ssl=self.tls)
+            self.address = f"https://localhost:{self._server.sockets[0].getsockname()[1]}"
+        elif self.tcp:
             self._server = await asyncio.start_server(self._accept, "127.0.0.1", 0)
             self.address = f"http://127.0.0.1:{self._server.sockets[0].getsockname()[1]}"
         else:

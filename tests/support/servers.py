@@ -32,6 +32,7 @@ from oprel.store import GgufMetadata
 from oprel.testing import Script, ScriptedCatalog, ScriptedDriver, ScriptedRegistry, scripted_model
 
 __all__ = [
+    "TEST_DRIVER",
     "RealServer",
     "ScriptedPuller",
     "ScriptedServer",
@@ -46,6 +47,8 @@ __all__ = [
 ]
 
 START_LIMIT_S = 60.0
+# The driver that the tests of real clients run on: `vllm` needs OPREL_TEST_VLLM_PYTHON.
+TEST_DRIVER = os.environ.get("OPREL_TEST_DRIVER", "llama_cpp")
 STOP_LIMIT_S = 40.0
 
 
@@ -106,6 +109,7 @@ def real_server(
     wait_ready: bool = True,
     expect_clean: bool = True,
     prefix: Sequence[str] = (),
+    start_limit_s: float = START_LIMIT_S,
 ) -> Iterator[RealServer]:
     """`PREFIX oprel serve --port 0 FLAGS`. Ends it by SIGTERM; then, with `expect_clean`, asserts exit code 0 and that
     none of its children is left."""
@@ -128,7 +132,7 @@ def real_server(
             port = int(told["url"].rpartition(":")[2])
             server = RealServer(told["url"], port, process, home / "state", log, environment)
             if wait_ready:
-                _wait_ready(server)
+                _wait_ready(server, start_limit_s)
             yield server
             if expect_clean:
                 _assert_clean_end(server)
@@ -149,14 +153,14 @@ def _wait_told(process: subprocess.Popen[bytes], state_dir: Path, log: Path) -> 
     raise AssertionError(f"the server was not up in {START_LIMIT_S} s:\n{log.read_text()}")
 
 
-def _wait_ready(server: RealServer) -> None:
-    deadline = time.monotonic() + START_LIMIT_S
+def _wait_ready(server: RealServer, limit_s: float) -> None:
+    deadline = time.monotonic() + limit_s
     while time.monotonic() < deadline:
         with suppress(OSError), urllib.request.urlopen(f"{server.url}/ready", timeout=5):
             return
         assert server.process.poll() is None, f"the server ended before it was ready:\n{server.output}"
         time.sleep(0.02)
-    raise AssertionError(f"the server was not ready in {START_LIMIT_S} s:\n{server.output}")
+    raise AssertionError(f"the server was not ready in {limit_s} s:\n{server.output}")
 
 
 def _assert_clean_end(server: RealServer) -> None:

@@ -66,7 +66,9 @@ def check_undamaged(model: Model) -> None:
 
 
 def can_chat(services: Services, model: Model) -> bool:
-    return model.chat_template is not None or services.settings.chat_template is not None
+    """Only of a GGUF file is it known before it is loaded; other engines tell, once they are there."""
+    has_template = model.chat_template is not None or services.settings.chat_template is not None
+    return has_template or model.format != "gguf"
 
 
 def check_chat_template(services: Services, model: Model, *, name: str) -> None:

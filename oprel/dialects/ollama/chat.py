@@ -45,7 +45,7 @@ async def _prepared(services: Services, body: bytes, client: str) -> Job:
     admission.require(model, _needs(asked, given), name=asked.model)
     thinking = translation.thinking(wanted, model, name=asked.model)
     options = chosen(asked.options)
-    turn.asked = options.asked
+    turn.asked = options.sampling
     load = admission.load_options(model, options)
     turn.warnings += admission.ignored(options.ignored, unknown)
     if not given:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from oprel.dialects.ollama.generation import Begun, Turn, begun
-from oprel.dialects.ollama.settling import settled
+from oprel.dialects.ollama.honouring import honoured
 from oprel.dialects.ollama.truncation import fitted, truncation_warning
 from oprel.drivers import Engine
 from oprel.errors import ContextLengthError
@@ -14,7 +14,7 @@ __all__ = ["opened", "rendered"]
 
 async def opened(engine: Engine, *, request: ChatRequest, turn: Turn, truncate: bool) -> Begun:
     """Only a request that the engine finds too long is counted: the usual one costs nothing more."""
-    request = settled(request, engine, turn)
+    request = honoured(engine, request, turn.asked, turn.warnings)
     try:
         return await begun(engine.chat(request))
     except ContextLengthError:

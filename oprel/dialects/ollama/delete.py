@@ -11,7 +11,6 @@ from oprel.dialects.ollama.gojson import go_quoted
 from oprel.dialects.ollama.wire import DeleteRequest, read
 from oprel.dialects.services import Services
 from oprel.errors import InvalidNameError
-from oprel.store import ModelName
 
 __all__ = ["delete"]
 
@@ -26,6 +25,8 @@ async def delete(services: Services, body: bytes) -> Answer:
         _, model = await admission.find(services, raw)
     except InvalidNameError:
         raise refusal("invalid_name", name=go_quoted(raw)) from None
-    if not await asyncio.to_thread(services.catalog.store.delete, ModelName.parse(model.name)):
+    if model.remote is not None:
+        raise refusal("remote_model", name=model.name)
+    if not await asyncio.to_thread(services.catalog.delete, model.name):
         raise refusal("not_our_store", name=model.name)
     yield Head(200, ((b"content-length", b"0"),))

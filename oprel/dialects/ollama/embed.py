@@ -19,6 +19,8 @@ from oprel.dialects.ollama.options import Chosen, chosen
 from oprel.dialects.ollama.wire import EmbeddingRequest, EmbedRequest, read_off_loop
 from oprel.dialects.services import Services
 from oprel.drivers import Engine
+from oprel.errors import UnsupportedError
+from oprel.schema import Embeddings, events
 from oprel.schema import EmbedRequest as EngineRequest
 
 __all__ = ["embed", "embeddings"]
@@ -87,14 +89,27 @@ async def embeddings(services: Services, body: bytes, errors: OllamaErrors, *, c
         client=client,
     ) as lease:
         vector: Vector = ()
+        warnings = admission.ignored(options.ignored, unknown)
         if asked.prompt:
-            made = await lease.engine.embed(EngineRequest((asked.prompt,), normalize=False))
+            made = await _raw(lease.engine, asked.prompt, warnings)
             (vector,) = made.vectors
             _check_numbers(vector)
-        headers = oprel_headers(lease, admission.ignored(options.ignored, unknown))
+        headers = oprel_headers(lease, warnings)
         head, answer = whole(dumps({"embedding": vector}), headers)
         yield head
         yield answer
+
+
+async def _raw(engine: Engine, prompt: str, warnings: list[events.Warning]) -> Embeddings:
+    """As the model makes it, which isn't of unit length; of unit length where the engine makes no other."""
+    try:
+        return await engine.embed(EngineRequest((prompt,), normalize=False))
+    except UnsupportedError as error:
+        if error.capability != "normalize":
+            raise
+    text = f"the driver {engine.plan.driver!r} makes embeddings of unit length only"
+    warnings.append(events.Warning("normalized", text))
+    return await engine.embed(EngineRequest((prompt,), normalize=True))
 
 
 def _inputs(given: object) -> tuple[str, ...]:

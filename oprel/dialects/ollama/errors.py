@@ -41,6 +41,9 @@ ROWS: Mapping[str, Row] = {
     "not_our_store": Row(
         400, "model '{name}' is in a store of Ollama's, which is only read here: remove it with ollama rm"
     ),
+    "remote_model": Row(
+        400, "model '{name}' is on another server: it is listed here because config.toml names that one"
+    ),
     "local_and_cloud": Row(400, "use either :local or :cloud, not both: {name}"),
     "cloud_model": Row(403, "ollama cloud is disabled: remote model is unavailable"),
     "cloud_model_details": Row(403, "ollama cloud is disabled: remote model details are unavailable"),

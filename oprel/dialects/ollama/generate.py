@@ -14,10 +14,10 @@ from oprel.dialects.ollama.conversation import opened
 from oprel.dialects.ollama.durations import keep_alive
 from oprel.dialects.ollama.errors import OllamaErrors, refusal
 from oprel.dialects.ollama.generation import Begun, Job, Turn, begun, performed
+from oprel.dialects.ollama.honouring import honoured
 from oprel.dialects.ollama.lines import GENERATE
 from oprel.dialects.ollama.media import attachments, with_text
 from oprel.dialects.ollama.options import chosen
-from oprel.dialects.ollama.settling import settled
 from oprel.dialects.ollama.wire import LARGE_BYTES, read_off_loop
 from oprel.dialects.ollama.wire import GenerateRequest as WireRequest
 from oprel.dialects.services import Services
@@ -59,7 +59,7 @@ async def _prepared(services: Services, body: bytes, client: str) -> Job:
     _check(asked, model, media)
     thinking = translation.thinking(wanted, model, name=asked.model)
     options = chosen(asked.options)
-    turn.asked = options.asked
+    turn.asked = options.sampling
     load = admission.load_options(model, options)
     turn.warnings += admission.ignored(options.ignored, unknown)
     if not asked.prompt:
@@ -157,7 +157,7 @@ class _Prompt:
             format=self._format,
             logprobs=self._logprobs,
         )
-        return await begun(engine.complete(settled(completion, engine, self._turn)))
+        return await begun(engine.complete(honoured(engine, completion, self._turn.asked, self._turn.warnings)))
 
     async def rendered(self, engine: Engine) -> str:
         """The whole text that the model is given."""

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Awaitable, Callable, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Sequence
 from contextlib import aclosing
 from dataclasses import dataclass, field
 from typing import Literal
@@ -15,7 +15,7 @@ from oprel.dialects.ollama.lines import Collected, DebugInfo, Final, Lines, Metr
 from oprel.dialects.services import Services
 from oprel.drivers import Engine, EventStream
 from oprel.errors import EngineFailedError
-from oprel.schema import Event, Finish, FinishReason, LoadOptions, events
+from oprel.schema import Event, Finish, FinishReason, LoadOptions, Sampling, events
 
 __all__ = ["Begun", "Job", "Turn", "begun", "performed", "whole"]
 
@@ -28,6 +28,7 @@ _DONE_REASONS: dict[FinishReason, str] = {
 }
 
 _PLANNED = LoadOptions()
+_UNSET = Sampling()
 
 ContextOf = Callable[[str], Awaitable[Sequence[int]]]
 
@@ -44,8 +45,8 @@ class Begun:
 @dataclass(slots=True)
 class Turn:
     """One request on its way. `model` is what the client wrote; times are of the monotonic clock; `context_of` makes
-    the `context` of the answer from the text that was generated; `images` counts those of the request; `asked` maps
-    fields of the sampling that the client gave to the names that it gave them by."""
+    the `context` of the answer from the text that was generated; `images` counts those of the request; `asked` is what
+    its options said of sampling, before any default."""
 
     shape: Shape
     model: str
@@ -57,7 +58,7 @@ class Turn:
     warnings: list[events.Warning] = field(default_factory=list)
     context_of: ContextOf | None = None
     images: int = 0
-    asked: Mapping[str, str] = field(default_factory=dict)
+    asked: Sampling = _UNSET
 
 
 @dataclass(frozen=True, slots=True)

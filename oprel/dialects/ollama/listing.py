@@ -16,10 +16,11 @@ from oprel.dialects.services import Services
 from oprel.scheduler import LoadedModel
 from oprel.schema import Model
 
-__all__ = ["OLLAMA_VERSION", "Details", "details", "ps", "tags", "version"]
+__all__ = ["OLLAMA_VERSION", "Details", "details", "ps", "shown_capabilities", "tags", "version"]
 
 # The version of the interface that is kept; clients compare it with what they need.
 OLLAMA_VERSION = "0.33.0"
+_PRESUMED = frozenset({"completion"})
 
 
 class Details(Struct, frozen=True, omit_defaults=True):
@@ -87,15 +88,20 @@ def _listed(model: Model) -> Iterator[Listed]:
             size=model.size_bytes,
             digest=model.digest,
             details=details(model, parent=model.parent, lengths=True),
-            capabilities=sorted(model.capabilities),
+            capabilities=sorted(shown_capabilities(model)),
         )
+
+
+def shown_capabilities(model: Model) -> frozenset[str]:
+    """What isn't known of a model elsewhere is shown as what most can."""
+    return model.capabilities or (_PRESUMED if model.remote is not None else frozenset())
 
 
 def details(model: Model, *, parent: str = "", lengths: bool = False) -> Details:
     return Details(
         parent_model=parent,
         format=model.format,
-        family=model.architecture,
+        family=next(iter(model.families), model.architecture),  # a folder's architecture is a class
         families=model.families or None,
         parameter_size=model.parameter_size,
         quantization_level=model.quantization,

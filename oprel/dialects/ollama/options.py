@@ -79,14 +79,12 @@ DEFAULTS: Mapping[str, Any] = {
 
 
 class Chosen(Struct, frozen=True):
-    """`asked_context` is `num_ctx` as the client wrote it; `ignored` are names without effect, in order; `asked` maps
-    the fields of `sampling` that were given to their names here."""
+    """`asked_context` is `num_ctx` as the client wrote it; `ignored` are names without effect, in order."""
 
     sampling: Sampling
     load: LoadOptions
     asked_context: int | None = None
     ignored: tuple[str, ...] = ()
-    asked: Mapping[str, str] = {}
 
 
 def chosen(options: Mapping[str, object]) -> Chosen:
@@ -111,8 +109,7 @@ def chosen(options: Mapping[str, object]) -> Chosen:
         limited = _limited(option, read)
         if limited is not None:
             (load if option.in_load else sampling)[option.goes_to] = limited
-    asked = {option.goes_to: name for name, option in OPTIONS.items() if name in options and option.goes_to in sampling}
-    return Chosen(Sampling(**sampling), LoadOptions(**load), asked_context, tuple(ignored), asked)
+    return Chosen(Sampling(**sampling), LoadOptions(**load), asked_context, tuple(ignored))
 
 
 def _typed(name: str, option: Option, value: object) -> Any:

@@ -13,7 +13,7 @@ from oprel.dialects.ollama import admission
 from oprel.dialects.ollama.durations import local_time
 from oprel.dialects.ollama.errors import refusal
 from oprel.dialects.ollama.gojson import dumps, go_quoted
-from oprel.dialects.ollama.listing import Details, details
+from oprel.dialects.ollama.listing import Details, details, shown_capabilities
 from oprel.dialects.ollama.names import displayed
 from oprel.dialects.ollama.wire import ShowRequest, read
 from oprel.dialects.services import Services
@@ -106,7 +106,7 @@ def _shown(
 ) -> bytes:
     weights = _metadata(services, model, asked.verbose)
     projector = next((file for file in model.files if file.role == "projector"), None)
-    info = _model_info(weights, verbose=asked.verbose) if weights else {}
+    info = _model_info(weights, verbose=asked.verbose) if weights else _known_info(model)
     if basename is not None:
         info["general.basename"] = basename
     parameters = dict(model.parameters)
@@ -123,7 +123,7 @@ def _shown(
             model_info=info,
             projector_info=_file_info(projector.path, verbose=asked.verbose) if projector else {},
             tensors=[ShownTensor(t.name, t.type, t.shape) for t in weights.tensors] if weights else (),
-            capabilities=[name for name in _CAPABILITIES if name in model.capabilities],
+            capabilities=[name for name in _CAPABILITIES if name in shown_capabilities(model)],
             modified_at=local_time(model.modified_at),
             oprel=_serving(prospect),
         )
@@ -185,6 +185,21 @@ def _model_info(metadata: GgufMetadata, *, verbose: bool) -> dict[str, Any]:
     return dict(sorted(shown.items()))
 
 
+def _known_info(model: Model) -> dict[str, Any]:
+    """For a model without GGUF metadata: the same keys, as far as they are known."""
+    family = next(iter(model.families), "")
+    if not family or model.format == "gguf" or model.damage is not None:
+        return {}
+    known = {
+        "general.architecture": family,
+        "general.parameter_count": model.parameter_count,
+        f"{family}.block_count": model.layers,
+        f"{family}.context_length": model.context_tokens,
+        f"{family}.embedding_length": model.embedding_length,
+    }
+    return {key: value for key, value in sorted(known.items()) if value is not None}
+
+
 def _template(model: Model) -> str:
     return model.chat_template or model.template or _BARE_TEMPLATE
 
@@ -234,6 +249,8 @@ def _modelfile(model: Model, name: str, system: str, parameters: Mapping[str, An
     ]
     roles = ("weights", "adapter", "draft", "projector")
     words = {"weights": "FROM", "adapter": "ADAPTER", "draft": "DRAFT", "projector": "FROM"}
+    if not model.files:
+        lines.append(f"FROM {name}")
     lines += [f"{words[role]} {file.path}" for role in roles for file in model.files if file.role == role]
     lines.append(f"TEMPLATE {_quoted(_template(model))}")
     if system:

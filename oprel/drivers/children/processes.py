@@ -7,7 +7,7 @@ import subprocess
 import sys
 from pathlib import Path
 
-__all__ = ["is_same_process", "resident_bytes", "start_mark"]
+__all__ = ["is_same_process", "resident_bytes", "start_mark", "tree_resident_bytes"]
 
 
 def start_mark(pid: int) -> str | None:
@@ -37,6 +37,21 @@ def resident_bytes(pid: int) -> int | None:
     except (OSError, IndexError):
         return None
     return int(pages) * os.sysconf("SC_PAGE_SIZE")
+
+
+def tree_resident_bytes(pid: int) -> int | None:
+    """The same for a process and all below it; what they share counts for each."""
+    own = resident_bytes(pid)
+    if own is None:
+        return None
+    below = 0
+    for listing in Path(f"/proc/{pid}/task").glob("*/children"):
+        try:
+            children = listing.read_text(encoding="ascii").split()
+        except OSError:
+            continue
+        below += sum(tree_resident_bytes(int(child)) or 0 for child in children)
+    return own + below
 
 
 def _start_by_ps(pid: int) -> str | None:

@@ -59,7 +59,7 @@ AnswerT = TypeVar("AnswerT")
 
 class HttpEngine(Engine):
     """One running engine behind `client`. `stall_timeout_s` bounds the wait for the next token; before the first one
-    the prompt's length adds to it."""
+    the prompt's length adds to it. `failures` says what the engine's own words come to."""
 
     def __init__(
         self,
@@ -69,6 +69,7 @@ class HttpEngine(Engine):
         client: QuickClient,
         quirks: Quirks,
         stall_timeout_s: float,
+        failures: Failures | None = None,
     ) -> None:
         self.plan = plan
         self.capabilities = capabilities
@@ -76,7 +77,7 @@ class HttpEngine(Engine):
         self.quirks = quirks
         self.stall_timeout_s = stall_timeout_s
         self._refusals = Refusals(capabilities, quirks, driver=plan.driver, model=plan.model)
-        self._failures = Failures(plan.driver, plan.model)
+        self._failures = failures or Failures(plan.driver, plan.model)
         self._writer = RequestWriter(quirks, context_tokens=plan.context_tokens, can_think=capabilities.thinking)
         self._pulse = Pulse()
         self._media_marker: str | None = None
@@ -99,7 +100,7 @@ class HttpEngine(Engine):
         for attempt in range(_MAX_TRUNCATIONS):
             has_begun = False
             try:
-                reader = ChatReader(self._failures, keep_top=bool(request.logprobs))
+                reader = self._chat_reader(request)
                 body = await self._chat_body(request)
                 path = self.quirks.chat_path
                 async with aclosing(self._answer(path, body, reader, request.sampling)) as answer:
@@ -122,12 +123,11 @@ class HttpEngine(Engine):
             path = quirks.infill_path
         marker = await self._find_media_marker() if request.images else None
         body = self._writer.complete(request, media_marker=marker)
-        keep_top = bool(request.logprobs)
         reader: Reader
         if quirks.completion_shape == "native":
-            reader = NativeReader(self._failures, keep_top=keep_top)
+            reader = NativeReader(self._failures, keep_top=request.logprobs or 0)
         else:
-            reader = ChatReader(self._failures, keep_top=keep_top)
+            reader = self._chat_reader(request)
         async with aclosing(self._answer(path, body, reader, request.sampling)) as answer:
             async for batch in answer:
                 yield batch
@@ -159,10 +159,13 @@ class HttpEngine(Engine):
 
     async def render(self, request: ChatRequest) -> str:
         path = self._refusals.tokenize(self.quirks.render_path)
-        self._refusals.chat(request)
+        self._refusals.chat(msgspec.structs.replace(request, sampling=Sampling()))  # nothing is drawn
         return self._decoded(await self._post(path, self._writer.render(request)), _Prompt).prompt
 
     # One answer
+
+    def _chat_reader(self, request: ChatRequest | CompletionRequest) -> ChatReader:
+        return ChatReader(self._failures, keep_top=request.logprobs or 0, is_done_enough=self.quirks.is_done_enough)
 
     async def _chat_body(self, request: ChatRequest) -> bytes:
         if _has_media(request):  # tens of megabytes of base64: not on the loop
@@ -214,7 +217,8 @@ class HttpEngine(Engine):
         kind = stream.headers.get("content-type", "")
         if stream.status == 200 and kind.startswith("text/event-stream"):
             return stream
-        raise self._failures.answered(stream.status, await stream.read_all(limit_bytes=_MAX_ERROR_BYTES), kind)
+        body_told = await stream.read_all(limit_bytes=_MAX_ERROR_BYTES)
+        raise self._failures.answered(stream.status, body_told, kind, stream.headers.get("retry-after", ""))
 
     def _note_progress(self, watch: Watch, reader: Reader, sampling: Sampling) -> None:
         watch.progress()
@@ -235,7 +239,7 @@ class HttpEngine(Engine):
                 async with asyncio.timeout(_STALL_HOOK_S):
                     await self.on_stall()
         return EngineTimeoutError(
-            f"{self.plan.driver} made no progress for {seconds:.0f} s {doing}, so it was given up; try again",
+            f"{self._failures.named} made no progress for {seconds:.0f} s {doing}, so it was given up; try again",
             driver=self.plan.driver,
             log_tail=self.log_tail(),
         )
@@ -266,7 +270,7 @@ class HttpEngine(Engine):
         except AnswerTimeout as error:
             if is_work and self._pulse.last < began:
                 raise await self._stalled(timeout_s, has_begun=False) from None
-            raise EngineTimeoutError(f"{self.plan.driver}: {error}; try again", driver=self.plan.driver) from error
+            raise EngineTimeoutError(f"{self._failures.named}: {error}; try again", driver=self.plan.driver) from error
         except QuickError as error:
             raise await self._gone(error) from error
         if answer.status != 200:
@@ -276,7 +280,9 @@ class HttpEngine(Engine):
         return answer
 
     def _refused(self, answer: QuickResponse) -> OprelError:
-        return self._failures.answered(answer.status, answer.body, answer.headers.get("content-type", ""))
+        headers = answer.headers
+        kind, retry_after = headers.get("content-type", ""), headers.get("retry-after", "")
+        return self._failures.answered(answer.status, answer.body, kind, retry_after)
 
     def _decoded(self, answer: QuickResponse, kind: type[AnswerT]) -> AnswerT:
         try:

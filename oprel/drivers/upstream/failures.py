@@ -6,12 +6,14 @@ llama-server answers some client errors with 500, so that the text decides befor
 from __future__ import annotations
 
 import re
+import time
 from collections.abc import Callable
+from email.utils import parsedate_to_datetime
 from typing import NamedTuple
 
 import msgspec
 
-from oprel.drivers.upstream.wire import ErrorBody, WireError
+from oprel.drivers.upstream.wire import DetailRow, ErrorBody, WireError
 from oprel.errors import (
     BusyError,
     ContextLengthError,
@@ -21,7 +23,7 @@ from oprel.errors import (
     UnsupportedError,
 )
 
-__all__ = ["Failures", "garbage", "quoted"]
+__all__ = ["Failures", "Told", "garbage", "quoted", "retry_after_s", "shortened"]
 
 _MAX_TEXT = 300
 _MAX_SEARCHED = 4096
@@ -29,12 +31,16 @@ _MAX_QUOTE = 80
 
 
 class Told(NamedTuple):
-    """What an engine said, with all that a row needs to make an error of it."""
+    """What an engine said, with all that a row needs to make an error of it. `code` is its word for the error,
+    `retry_after_s` when it may be asked again."""
 
     driver: str
+    named: str
     model: str
     text: str
     numbers: tuple[int | None, int | None]
+    code: str = ""
+    retry_after_s: float = 1.0
 
 
 def _context_length(told: Told) -> OprelError:
@@ -51,7 +57,7 @@ def _context_length(told: Told) -> OprelError:
 
 def _unsupported(capability: str, what: str) -> Callable[[Told], OprelError]:
     def make(told: Told) -> OprelError:
-        text = f"{told.model} on {told.driver} {what}"
+        text = f"{told.model} on {told.named} {what}"
         return UnsupportedError(text, capability=capability, model=told.model, driver=told.driver)
 
     return make
@@ -59,13 +65,15 @@ def _unsupported(capability: str, what: str) -> Callable[[Told], OprelError]:
 
 def _invalid(param: str | None = None) -> Callable[[Told], OprelError]:
     def make(told: Told) -> OprelError:
-        return InvalidRequestError(f"{told.driver} refused the request: {told.text}", param=param)
+        return InvalidRequestError(f"{told.named} refused the request: {told.text}", param=param)
 
     return make
 
 
 def _busy(told: Told) -> OprelError:
-    return BusyError(f"the engine can't take the request now ({told.text}); try again", retry_after_s=1.0)
+    return BusyError(
+        f"{told.named} can't take the request now ({told.text}); try again", retry_after_s=told.retry_after_s
+    )
 
 
 # First match wins; groups named prompt and context are token counts.
@@ -75,7 +83,14 @@ _BY_TEXT: tuple[tuple[re.Pattern[str], Callable[[Told], OprelError]], ...] = tup
         (r"request \((?P<prompt>\d+) tokens\) exceeds the available context size \((?P<context>\d+)", _context_length),
         (r"input \((?P<prompt>\d+) tokens\) is too large to process.*batch size: (?P<context>\d+)", _context_length),
         (r"input \((?P<prompt>\d+) tokens\) is larger than the max context size", _context_length),
+        # vLLM stops counting once it is too long.
+        (r"maximum context length is (?P<context>\d+) tokens.*contains (at least|\d+ characters)", _context_length),
         (r"maximum context length is (?P<context>\d+) tokens.*?(?P<prompt>\d+)", _context_length),
+        (
+            r"input \((?P<prompt>\d+) tokens\) is longer than the model.s context length \((?P<context>\d+)",
+            _context_length,
+        ),
+        (r"context of this model is (?P<context>\d+) tokens, but .* came to (?P<prompt>\d+)", _context_length),
         (r"context size has been exceeded|exceeds the (available|maximum) context", _context_length),
         (r"image input is not supported|does not support multimodal", _unsupported("vision", "takes no images")),
         (r"audio input is not supported", _unsupported("audio", "takes no audio")),
@@ -98,40 +113,63 @@ _BY_TEXT: tuple[tuple[re.Pattern[str], Callable[[Told], OprelError]], ...] = tup
 
 
 class Failures:
-    """Makes errors for one engine; `model` is the display name."""
+    """Makes errors for one engine; `model` is the display name, `named` what sentences call the engine."""
 
-    def __init__(self, driver: str, model: str) -> None:
+    def __init__(self, driver: str, model: str, *, named: str | None = None) -> None:
         self.driver = driver
         self.model = model
+        self.named = named or driver
 
-    def answered(self, status: int, body: bytes, content_type: str = "") -> OprelError:
-        """For an answer that isn't the stream or data that was asked for."""
-        try:
-            parsed = msgspec.json.decode(body, type=ErrorBody)
-        except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
-            parsed = ErrorBody()
-        error = parsed.error if parsed.error is not None else parsed.detail or parsed.message
+    def answered(self, status: int, body: bytes, content_type: str = "", retry_after: str = "") -> OprelError:
+        """For an answer that isn't the stream or data that was asked for; `retry_after` is its header."""
+        error = self.error_in(body)
         if error is not None:
-            return self.told(status, error)
+            return self.told(status, error, retry_after)
         kind = f" ({content_type})" if content_type else ""
         why = "not a stream" if status == 200 else "no error that can be read"
-        return garbage(self.driver, quoted(body), f"status {status}{kind}, {why}")
+        return self.nonsense(body, f"status {status}{kind}, {why}")
 
-    def told(self, status: int, error: WireError | str) -> OprelError:
+    def told(self, status: int, error: WireError | str, retry_after: str = "") -> OprelError:
         """For an error object, in a body or in the middle of a stream."""
         wire = WireError(error) if isinstance(error, str) else error
-        told = Told(self.driver, self.model, _shortened(wire.message), (wire.n_prompt_tokens, wire.n_ctx))
+        message, code = wire.message or "", str(wire.code or "")
+        told = Told(
+            self.driver,
+            self.named,
+            self.model,
+            shortened(message),
+            (wire.n_prompt_tokens, wire.n_ctx),
+            code,
+            retry_after_s(retry_after) or 1.0,
+        )
         if wire.type == "exceed_context_size_error":
             return _context_length(told)
         for pattern, make in _BY_TEXT:
-            if match := pattern.search(wire.message, 0, _MAX_SEARCHED):
+            if match := pattern.search(message, 0, _MAX_SEARCHED):
                 return make(told._replace(numbers=_numbers(told, match)))
-        return self._by_status(wire.code if isinstance(wire.code, int) else status, told)
+        if code == "context_length_exceeded":
+            return _context_length(told)
+        return self.by_status(int(code) if re.fullmatch(r"[45]\d\d", code) else status, told)
+
+    def error_in(self, body: bytes) -> WireError | None:
+        """The error that a body holds, in whichever shape; None where there is none that can be read."""
+        try:
+            parsed = msgspec.json.decode(body, type=ErrorBody)
+        except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
+            return None
+        if parsed.error is not None:
+            return WireError(parsed.error) if isinstance(parsed.error, str) else parsed.error
+        text = _detail(parsed.detail) or parsed.message
+        return None if text is None else WireError(text, parsed.code, parsed.type)
+
+    def nonsense(self, data: bytes, why: str) -> EngineFailedError:
+        return EngineFailedError(f"{self.named} answered nonsense ({why}): {quoted(data)}", driver=self.driver)
 
     def incomplete(self) -> EngineFailedError:
-        return EngineFailedError(f"{self.driver} ended its answer without a finish", driver=self.driver)
+        return EngineFailedError(f"{self.named} ended its answer without a finish", driver=self.driver)
 
-    def _by_status(self, status: int, told: Told) -> OprelError:
+    def by_status(self, status: int, told: Told) -> OprelError:
+        """For what no text decided."""
         if status in (429, 503):
             return _busy(told)
         if status == 501:
@@ -139,7 +177,7 @@ class Failures:
         if status in (400, 409, 413, 415, 422):
             return _invalid()(told)
         # 401, 403, 404, 405: ours to get right, not the client's.
-        return EngineFailedError(f"{told.driver} failed with status {status}: {told.text}", driver=told.driver)
+        return EngineFailedError(f"{told.named} failed with status {status}: {told.text}", driver=told.driver)
 
 
 def garbage(driver: str, quote: str, why: str) -> EngineFailedError:
@@ -152,9 +190,27 @@ def quoted(data: bytes) -> str:
     return repr(text if len(text) <= _MAX_QUOTE else text[:_MAX_QUOTE] + "…")
 
 
-def _shortened(text: str) -> str:
+def shortened(text: str) -> str:
+    """One line, for a sentence of ours."""
     line = " ".join(text.split()) or "no reason given"
     return line if len(line) <= _MAX_TEXT else line[:_MAX_TEXT] + "…"
+
+
+def retry_after_s(header: str, *, now: float | None = None) -> float | None:
+    """Seconds that a Retry-After header asks for (RFC 9110, section 10.2.3: a number, or a date); None: it doesn't."""
+    if re.fullmatch(r"\s*\d{1,9}(\.\d+)?\s*", header):
+        return float(header)
+    try:
+        moment = parsedate_to_datetime(header).timestamp()
+    except (ValueError, TypeError, OverflowError):
+        return None
+    return max(0.0, moment - (time.time() if now is None else now))
+
+
+def _detail(detail: str | tuple[DetailRow, ...] | None) -> str | None:
+    if not isinstance(detail, tuple):
+        return detail
+    return "; ".join(f"{'.'.join(map(str, row.loc))}: {row.msg}" for row in detail) or None
 
 
 def _numbers(told: Told, match: re.Match[str]) -> tuple[int | None, int | None]:

@@ -13,16 +13,18 @@ from typing import Any, Generic, TypeVar
 
 import msgspec
 
-from oprel.drivers.upstream.failures import Failures, garbage, quoted
+from oprel.drivers.upstream.failures import Failures, garbage
 from oprel.drivers.upstream.repair import TextRepair, lenient_json, without_surrogates
 from oprel.drivers.upstream.sse import EventBlocks, payloads
 from oprel.drivers.upstream.wire import (
     ChatChunk,
     Choice,
+    ChoiceLogprobs,
     NativeChunk,
     PromptProgress,
     TokenRow,
     ToolCallRow,
+    TopRow,
     WireTimings,
     WireUsage,
 )
@@ -64,9 +66,11 @@ class AnswerReader(ABC, Generic[ChunkT]):
 
     `tokens` counts events that carried something: llama-server sends one for a token, where it is a whole character.
     `has_begun` is true from the first of them; `prompt_left` is what remains of the prompt, where the engine tells.
+    `is_done_enough`: `[DONE]` ends an answer that told no reason. `keep_top`: how many of the likeliest tokens are kept
+    (None: all that are told).
     """
 
-    def __init__(self, failures: Failures, *, keep_top: bool = True) -> None:
+    def __init__(self, failures: Failures, *, keep_top: int | None = None, is_done_enough: bool = False) -> None:
         self.is_finished = False
         self.tokens = 0
         self.prompt_tokens = 0
@@ -82,6 +86,7 @@ class AnswerReader(ABC, Generic[ChunkT]):
         self._timings: WireTimings | None = None
         self._stop_sequence: str | None = None
         self._is_done = False
+        self._is_done_enough = is_done_enough
 
     @property
     def has_begun(self) -> bool:
@@ -100,7 +105,7 @@ class AnswerReader(ABC, Generic[ChunkT]):
         if chunks is not None:
             self._read_all(chunks, out)
             if self._is_done:
-                self._finish_known(out)
+                self._finish_done(out)
             return
         for payload in payloads(block):
             self._read_payload(payload, out)
@@ -138,7 +143,7 @@ class AnswerReader(ABC, Generic[ChunkT]):
         if self.is_finished:
             return
         if payload == _DONE:
-            self._finish_known(out)
+            self._finish_done(out)
             return
         self._read_all((self._chunk(payload),), out)
 
@@ -180,6 +185,11 @@ class AnswerReader(ABC, Generic[ChunkT]):
         self.prompt_left = max(0, progress.total - progress.processed)
         out.append(Progress("prompt", progress.processed, progress.total))
 
+    def _finish_done(self, out: list[Event]) -> None:
+        if self._is_done_enough and self._reason is None and self.has_begun:
+            self._reason = "stop"
+        self._finish_known(out)
+
     def _finish_known(self, out: list[Event]) -> None:
         if self.is_finished:
             return
@@ -208,7 +218,7 @@ class AnswerReader(ABC, Generic[ChunkT]):
         return tuple(_logprob(row, keep_top=self._keep_top) for row in rows)
 
     def _garbage(self, data: bytes, why: str) -> EngineFailedError:
-        return garbage(self._failures.driver, quoted(data), why)
+        return self._failures.nonsense(data, why)
 
     @abstractmethod
     def _read_all(self, chunks: Sequence[ChunkT], out: list[Event]) -> None: ...
@@ -230,8 +240,8 @@ _CHAT_ONE = msgspec.json.Decoder(ChatChunk)
 class ChatReader(AnswerReader[ChatChunk]):
     """Chunks of chat completions, and of completions in OpenAI's shape. One choice (`n` is fanned out above)."""
 
-    def __init__(self, failures: Failures, *, keep_top: bool = True) -> None:
-        super().__init__(failures, keep_top=keep_top)
+    def __init__(self, failures: Failures, *, keep_top: int | None = None, is_done_enough: bool = False) -> None:
+        super().__init__(failures, keep_top=keep_top, is_done_enough=is_done_enough)
         self._has_calls = False
 
     def _decode_many(self, array: bytes) -> Sequence[ChatChunk]:
@@ -258,6 +268,7 @@ class ChatReader(AnswerReader[ChatChunk]):
                         and choice.finish_reason is None
                         and choice.logprobs is None
                         and delta.reasoning_content is None
+                        and delta.reasoning is None
                         and delta.tool_calls is None
                     ):
                         tokens += 1
@@ -281,6 +292,8 @@ class ChatReader(AnswerReader[ChatChunk]):
             self._usage = chunk.usage or self._usage
             self._timings = chunk.timings or self._timings
         if chunk.choices is None and not is_known:
+            if chunk.message is not None:
+                raise self._failures.told(500, chunk.message)
             raise garbage(self._failures.driver, "an object without choices", "not a completion event")
         for choice in (chunk.choices or ())[:1]:
             self._read_choice(choice, out)
@@ -289,18 +302,21 @@ class ChatReader(AnswerReader[ChatChunk]):
 
     def _read_choice(self, choice: Choice, out: list[Event]) -> None:
         delta = choice.delta
-        if delta.reasoning_content and (thinking := self._whole("thinking", delta.reasoning_content)):
+        thought = delta.reasoning_content or delta.reasoning
+        if thought and (thinking := self._whole("thinking", thought)):
             out.append(events.Thinking(thinking))
         text = delta.content or choice.text or ""
-        rows = choice.logprobs.content if choice.logprobs is not None else None
+        rows = _rows(choice.logprobs) if choice.logprobs is not None else None
         whole = self._whole("text", text) if text else ""
         if whole or rows:
             out.append(Text(whole, 0, self._logprobs(rows) if rows else None))
         for call in delta.tool_calls or ():
             self._read_call(call, out)
-        if text or delta.reasoning_content or delta.tool_calls:
+        if text or thought or delta.tool_calls:
             self.tokens += 1
         if choice.finish_reason is not None:
+            if isinstance(choice.stop_reason, str):
+                self._stop_sequence = choice.stop_reason
             self._reason = _REASONS.get(choice.finish_reason, "stop")
             if self._has_calls and self._reason == "stop":  # vLLM, for a function that was named
                 self._reason = "tool_calls"
@@ -374,8 +390,9 @@ def _seconds(milliseconds: float | None) -> float | None:
     return None if milliseconds is None else milliseconds / 1000.0
 
 
-def _logprob(row: TokenRow, *, keep_top: bool) -> TokenLogprob:
-    top = row.top_logprobs if keep_top else ()
+def _logprob(row: TokenRow, *, keep_top: int | None) -> TokenLogprob:
+    # vLLM puts the token that was chosen first, likely or not.
+    top = sorted(row.top_logprobs, key=_likeliness, reverse=True)[:keep_top] if row.top_logprobs else []
     return TokenLogprob(
         without_surrogates(row.token),
         _UNLIKELY if row.logprob is None else row.logprob,
@@ -389,6 +406,30 @@ def _logprob(row: TokenRow, *, keep_top: bool) -> TokenLogprob:
             for one in top
         ),
     )
+
+
+def _rows(logprobs: ChoiceLogprobs) -> tuple[TokenRow, ...] | None:
+    """In chat's shape, whichever it came in."""
+    if logprobs.content is not None or logprobs.tokens is None:
+        return logprobs.content
+    told, tops = logprobs.token_logprobs or (), logprobs.top_logprobs or ()
+    return tuple(
+        TokenRow(
+            token,
+            told[at] if at < len(told) else None,
+            None,
+            _top_rows(tops[at]) if at < len(tops) else (),
+        )
+        for at, token in enumerate(logprobs.tokens)
+    )
+
+
+def _top_rows(top: dict[str, float | None] | None) -> tuple[TopRow, ...]:
+    return tuple(TopRow(token, logprob) for token, logprob in (top or {}).items())
+
+
+def _likeliness(row: TopRow) -> float:
+    return _UNLIKELY if row.logprob is None else row.logprob
 
 
 def _token_bytes(token: str, told: tuple[int, ...] | None) -> tuple[int, ...]:

@@ -29,7 +29,7 @@ def read_vectors(body: bytes, *, count: int, driver: str) -> tuple[list[tuple[fl
         raise garbage(driver, f"{len(rows)} vectors for {count} inputs", "not one embedding for each input")
     if len({len(vector) for vector in vectors}) != 1 or not vectors[0]:
         raise garbage(driver, "vectors of several lengths, or of none", "not embeddings of one model")
-    return vectors, answer.usage.prompt_tokens
+    return vectors, answer.usage.prompt_tokens if answer.usage is not None else 0
 
 
 def _vector(embedding: str | tuple[float, ...]) -> tuple[float, ...]:

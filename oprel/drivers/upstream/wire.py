@@ -7,6 +7,7 @@ from msgspec import Struct
 __all__ = [
     "ChatChunk",
     "Choice",
+    "ChoiceLogprobs",
     "Delta",
     "EmbeddingRow",
     "EmbeddingsAnswer",
@@ -14,6 +15,8 @@ __all__ = [
     "NativeChunk",
     "PromptProgress",
     "TokenRow",
+    "ToolCallRow",
+    "TopRow",
     "WireError",
     "WireTimings",
     "WireUsage",
@@ -36,7 +39,12 @@ class TokenRow(Struct):
 
 
 class ChoiceLogprobs(Struct):
+    """`content` is chat's shape; the others are legacy completions', a list for each (OpenAI tells no bytes there)."""
+
     content: tuple[TokenRow, ...] | None = None
+    tokens: tuple[str, ...] | None = None
+    token_logprobs: tuple[float | None, ...] | None = None
+    top_logprobs: tuple[dict[str, float | None] | None, ...] | None = None
 
 
 class Function(Struct, gc=False):
@@ -51,8 +59,11 @@ class ToolCallRow(Struct, gc=False):
 
 
 class Delta(Struct, frozen=True, gc=False):
+    """`reasoning_content` and `reasoning` are two names for one thing; who sends both sends it twice."""
+
     content: str | None = None
     reasoning_content: str | None = None
+    reasoning: str | None = None
     tool_calls: tuple[ToolCallRow, ...] | None = None
 
 
@@ -60,12 +71,13 @@ _EMPTY_DELTA = Delta()
 
 
 class Choice(Struct, gc=False):
-    """`delta` in chat, `text` in completions."""
+    """`delta` in chat, `text` in completions. `stop_reason`: vLLM's word for the stop string (or the token's id)."""
 
     delta: Delta = _EMPTY_DELTA
     finish_reason: str | None = None
     logprobs: ChoiceLogprobs | None = None
     text: str | None = None
+    stop_reason: int | str | None = None
 
 
 class CachedTokens(Struct, gc=False):
@@ -97,19 +109,28 @@ class PromptProgress(Struct, gc=False):
 
 
 class WireError(Struct):
-    message: str = ""
+    message: str | None = None
     code: int | str | None = None
     type: str | None = None
     n_prompt_tokens: int | None = None
     n_ctx: int | None = None
 
 
+class DetailRow(Struct):
+    msg: str = ""
+    loc: tuple[str | int, ...] = ()
+
+
 class ErrorBody(Struct):
-    """The body of an answer that isn't 200; some engines write the text where others write an object."""
+    """The body of an answer that isn't 200; some engines write the text where others write an object. `detail` is
+    FastAPI's (a list for a body that doesn't validate); `message` beside `code` and `type` what vLLM and SGLang wrote
+    before they had an `error`."""
 
     error: WireError | str | None = None
-    detail: str | None = None
+    detail: str | tuple[DetailRow, ...] | None = None
     message: str | None = None
+    code: int | str | None = None
+    type: str | None = None
 
 
 class ChatChunk(Struct, gc=False):
@@ -120,6 +141,7 @@ class ChatChunk(Struct, gc=False):
     timings: WireTimings | None = None
     prompt_progress: PromptProgress | None = None
     error: WireError | str | None = None
+    message: str | None = None
 
 
 class NativeChunk(Struct, gc=False):
@@ -146,4 +168,4 @@ class EmbeddingRow(Struct):
 
 class EmbeddingsAnswer(Struct):
     data: tuple[EmbeddingRow, ...]
-    usage: WireUsage
+    usage: WireUsage | None = None

@@ -63,11 +63,12 @@ class RequestWriter:
         fields = self._streaming()
         fields["stream_options"] = {"include_usage": True}
         fields |= self._prompt(request)
-        fields |= self._sampling(request.sampling)
+        fields |= self._sampling(request.sampling, limit_field=self._quirks.chat_limit_field)
         fields |= _chat_format(request.format)
         if request.logprobs is not None:
             # llama-server tells none at all for `top_logprobs` 0: the reader drops the one.
-            fields |= {"logprobs": True, "top_logprobs": max(1, request.logprobs)}
+            count = request.logprobs + self._quirks.more_top_logprobs
+            fields |= {"logprobs": True, "top_logprobs": max(1, count)}
         return _encoded(fields)
 
     def render(self, request: ChatRequest) -> bytes:
@@ -77,7 +78,7 @@ class RequestWriter:
         """`media_marker` is what stands for an image in a prompt; needed where the request has images."""
         fields = self._streaming() | self._sampling(request.sampling)
         if self._quirks.completion_shape == "openai":
-            return _encoded(fields | _openai_completion(request))
+            return _encoded(fields | _openai_completion(request, more_logprobs=self._quirks.more_top_logprobs))
         fields["response_fields"] = _NATIVE_FIELDS
         if request.suffix is not None:
             fields |= {"input_prefix": request.prompt, "input_suffix": request.suffix}
@@ -91,7 +92,8 @@ class RequestWriter:
     def embed(self, inputs: tuple[str | tuple[int, ...], ...], *, normalize: bool) -> bytes:
         fields: dict[str, Any] = {"input": inputs, "encoding_format": "base64"}
         if self._quirks.normalize_field is not None:
-            fields[self._quirks.normalize_field] = 2 if normalize else -1
+            on, off = self._quirks.normalize_values
+            fields[self._quirks.normalize_field] = on if normalize else off
         return _encoded(self._named() | fields)
 
     def tokenize(self, text: str, *, add_special: bool) -> bytes:
@@ -113,14 +115,21 @@ class RequestWriter:
 
     def _prompt(self, request: ChatRequest) -> dict[str, Any]:
         """All that the chat template is given."""
-        fields: dict[str, Any] = {"messages": [_message(message) for message in request.messages]}
+        fields: dict[str, Any] = {
+            "messages": [_message(message, self._quirks.thinking_field) for message in request.messages]
+        }
         if request.tools:
             fields |= self._tools(request)
         if request.thinking is not None and self._can_think:
             if self._quirks.thinking_switch is not None:
                 fields["chat_template_kwargs"] = {self._quirks.thinking_switch: request.thinking.enabled}
-            if request.thinking.enabled and (effort := request.thinking.effort) is not None:
-                fields["reasoning_effort"] = self._efforts.get(effort, effort)
+            if not request.thinking.enabled:
+                effort = self._quirks.thinking_off
+            else:
+                wanted = request.thinking.effort
+                effort = None if wanted is None else self._efforts.get(wanted, wanted)
+            if effort is not None:
+                fields["reasoning_effort"] = effort
         return fields
 
     def _tools(self, request: ChatRequest) -> dict[str, Any]:
@@ -136,14 +145,14 @@ class RequestWriter:
         fields["tools"] = [_tool(tool) for tool in tools]
         return fields
 
-    def _sampling(self, sampling: Sampling) -> dict[str, Any]:
+    def _sampling(self, sampling: Sampling, *, limit_field: str | None = None) -> dict[str, Any]:
         fields: dict[str, Any] = {}
         for name in _PLAIN:
             if (value := getattr(sampling, name)) is not None:
                 fields[self._renamed.get(name, name)] = value
         limit = self._quirks.unlimited_tokens if sampling.max_tokens is None else max(1, sampling.max_tokens)
         if limit is not None:
-            fields[self._renamed.get("max_tokens", "max_tokens")] = limit
+            fields[limit_field or self._renamed.get("max_tokens", "max_tokens")] = limit
         if (last := sampling.repeat_last_n) is not None:
             fields[self._renamed.get("repeat_last_n", "repeat_last_n")] = last if last >= 0 else self._context_tokens
         if sampling.seed is not None:
@@ -151,7 +160,8 @@ class RequestWriter:
         if stop := [text for text in sampling.stop if text]:  # llama-server ends everything at once for ""
             fields["stop"] = stop
         if sampling.logit_bias:
-            fields["logit_bias"] = sampling.logit_bias
+            pairs = sampling.logit_bias
+            fields["logit_bias"] = {str(token): bias for token, bias in pairs} if self._quirks.has_bias_map else pairs
         return fields
 
 
@@ -164,13 +174,13 @@ def _encoded(fields: dict[str, Any]) -> bytes:
         ) from None
 
 
-def _message(message: Message) -> dict[str, Any]:
+def _message(message: Message, thinking_field: str | None) -> dict[str, Any]:
     fields: dict[str, Any] = {
         "role": "system" if message.role == "developer" else message.role,  # templates know no developer
         "content": _content(message.content),
     }
-    if message.thinking:
-        fields["reasoning_content"] = message.thinking
+    if message.thinking and thinking_field is not None:
+        fields[thinking_field] = message.thinking
     if message.tool_calls:
         fields["tool_calls"] = [_tool_call(call, n) for n, call in enumerate(message.tool_calls)]
     if message.tool_call_id is not None:
@@ -227,11 +237,13 @@ def _native_format(wanted: OutputFormat | None) -> dict[str, Any]:
     return {} if wanted is None else {"grammar": wanted.text}
 
 
-def _openai_completion(request: CompletionRequest) -> dict[str, Any]:
+def _openai_completion(request: CompletionRequest, *, more_logprobs: int) -> dict[str, Any]:
     fields: dict[str, Any] = {"prompt": request.prompt, "stream_options": {"include_usage": True}}
     fields |= _chat_format(request.format)
+    if request.suffix is not None:
+        fields["suffix"] = request.suffix
     if request.logprobs is not None:
-        fields["logprobs"] = request.logprobs
+        fields["logprobs"] = request.logprobs + more_logprobs
     return fields
 
 

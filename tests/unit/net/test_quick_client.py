@@ -479,7 +479,7 @@ def test_interrupt_comes_before_data() -> None:
 
 
 @pytest.mark.parametrize(
-    "address", ["", "unix:relative", "https://h:1", "http://h", "http://h:99999", "http://u@h:1", "http://h:1/base"]
+    "address", ["", "unix:relative", "ftp://h", "http://", "http://h:99999", "http://u@h:1", "http://h:1/a b"]
 )
 def test_bad_address(address: str) -> None:
     with pytest.raises(ValueError, match="not an engine's address"):

@@ -37,7 +37,7 @@ from oprel.scheduler.state import (
     Tick,
     UnloadAsked,
 )
-from oprel.schema import LoadOptions, Plan
+from oprel.schema import LoadOptions, Plan, RemoteModel
 
 BUDGET = (("cpu", 1000), ("CUDA0", 500))
 
@@ -754,3 +754,49 @@ def test_stopping_ends_everything_in_use_or_not() -> None:
     machine.post(Stopped(1))
     machine.post(Stopped(2))
     assert not machine.state.residents
+
+
+class TestElsewhere:
+    """What runs on another server takes nothing here: it neither waits for others nor makes them leave."""
+
+    REMOTE = Family("openai", ("r",), is_remote=True)
+    PLAN = plan("r", cpu=0, remote=RemoteModel("cluster", "big"), device="remote", slots=32)
+
+    def ask(self, machine: Machine, **changes: Any) -> int:
+        machine.tickets += 1
+        machine.post(Asked(machine.tickets, self.REMOTE, "r", **changes))
+        return machine.tickets
+
+    def come_up(self, machine: Machine) -> tuple[Action, ...]:
+        resident = machine.state.residents[self.REMOTE]
+        machine.post(Planned(resident.generation, self.PLAN))
+        assert machine.state.residents[self.REMOTE].phase == "starting"
+        return machine.post(Started(resident.generation, self.PLAN))
+
+    def test_it_loads_while_another_model_loads(self) -> None:
+        machine = Machine()
+        machine.ask("a")
+        machine.post(Planned(machine.resident("a").generation, plan("a")))
+        ticket = self.ask(machine)
+        assert any(isinstance(action, MakePlan) for action in machine.actions)
+        assert Grant(ticket, machine.state.residents[self.REMOTE].generation) in self.come_up(machine)
+        assert machine.resident("a").phase == "starting"
+
+    def test_it_does_not_count_as_one_that_is_loaded(self) -> None:
+        machine = Machine(max_loaded=1)
+        machine.leave(machine.load("a"))
+        self.ask(machine)
+        self.come_up(machine)
+        assert machine.resident("a").phase == "ready", "nobody leaves for it"
+        machine.ask("b")
+        machine.post(Planned(machine.resident("b").generation, plan("b")))
+        assert machine.resident("a").phase == "stopping"
+        assert machine.state.residents[self.REMOTE].phase == "ready", "it leaves for nobody"
+
+    def test_no_option_loads_it_again(self) -> None:
+        machine = Machine()
+        self.ask(machine)
+        self.come_up(machine)
+        wanted = LoadOptions(context_tokens=10**6, gpu_layers=99, slots=500)
+        ticket = self.ask(machine, wanted=wanted, options=wanted)
+        assert Grant(ticket, machine.state.residents[self.REMOTE].generation) in machine.actions

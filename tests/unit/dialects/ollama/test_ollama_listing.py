@@ -10,7 +10,7 @@ import pytest
 
 from oprel.dialects.ollama.routes import ROUTES
 from oprel.schema import Message, TextPart
-from oprel.store import GgufMetadata, GgufTensor, ModelName, SkippedArray
+from oprel.store import GgufMetadata, GgufTensor, SkippedArray
 from oprel.testing import Script, scripted_model
 
 if TYPE_CHECKING:
@@ -174,15 +174,16 @@ class FakeStore:
     def __init__(self) -> None:
         self.asked: list[str] = []
 
-    def delete(self, name: ModelName) -> bool:
-        self.asked.append(str(name))
-        return name.model == "tiny"
+    def delete(self, name: str) -> bool:
+        self.asked.append(name)
+        return name == "tiny:latest"
 
 
 @pytest.mark.parametrize("field", ["model", "name"])
 def test_delete(serve: Serve, field: str) -> None:
     served = serve(None, scripted_model("tiny:latest"), scripted_model("elsewhere:latest"))
-    served.catalog.store = store = FakeStore()  # type: ignore[attr-defined]
+    store = FakeStore()
+    served.catalog.delete = store.delete  # type: ignore[attr-defined]
     response = served.ask("/api/delete", {field: "Tiny"}, method="DELETE")
     assert (response.status_code, response.content) == (200, b"")
     assert store.asked == ["tiny:latest"]

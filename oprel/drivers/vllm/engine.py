@@ -1,0 +1,165 @@
+"""A vLLM that is ready: its requests go the way of every HTTP engine, its processes are ours."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import AsyncGenerator
+from contextlib import aclosing
+
+import msgspec
+
+from oprel.drivers.children import Child
+from oprel.drivers.children.processes import tree_resident_bytes
+from oprel.drivers.contract import Health
+from oprel.drivers.upstream import HttpEngine, Quirks
+from oprel.errors import EngineFailedError
+from oprel.net import AnswerTimeout, CannotConnect, QuickClient, QuickError
+from oprel.schema import ALL_SAMPLING, Capabilities, ChatRequest, CompletionRequest, Event, Plan, Sampling
+
+__all__ = ["SAMPLING", "VLLM", "VllmEngine"]
+
+_HEALTH_LIMIT_S = 1.0
+_RUNNING = re.compile(rb"^vllm:num_requests_(?:running|waiting)\{[^}]*\} (\S+)$", re.MULTILINE)
+
+# What vLLM's requests have no field for.
+SAMPLING = ALL_SAMPLING - {"typical_p", "repeat_last_n"}
+
+VLLM = Quirks(
+    completion_path="/v1/completions",
+    completion_shape="openai",
+    infill_path=None,
+    render_path="/tokenize",
+    props_path=None,
+    unlimited_tokens=None,
+    renamed=(("repeat_penalty", "repetition_penalty"),),
+    normalize_field="use_activation",
+    normalize_values=(True, False),
+    progress_field=None,
+    prompt_cache_field=None,
+    has_logprobs_with_tools=True,
+    has_bias_map=True,
+    thinking_field="reasoning",
+    more_top_logprobs=1,
+)
+
+
+class VllmEngine(HttpEngine):
+    """Owns the processes and the connections to them; `stop` ends both, connections first: a vLLM that is told to end
+    leaves its clients waiting for answers that never come."""
+
+    def __init__(
+        self,
+        *,
+        plan: Plan,
+        capabilities: Capabilities,
+        client: QuickClient,
+        child: Child,
+        quirks: Quirks,
+        stall_timeout_s: float,
+        stop_grace_s: float,
+    ) -> None:
+        super().__init__(
+            plan=plan,
+            capabilities=capabilities,
+            client=client,
+            quirks=quirks,
+            stall_timeout_s=stall_timeout_s,
+        )
+        self._child = child
+        self._stop_grace_s = stop_grace_s
+
+    def __repr__(self) -> str:
+        return f"<VllmEngine {self.plan.model} on {self._child!r}>"
+
+    async def chat(self, request: ChatRequest) -> AsyncGenerator[tuple[Event, ...], None]:
+        request = msgspec.structs.replace(request, sampling=self._within(request.sampling))
+        async with aclosing(super().chat(request)) as answer:
+            async for batch in answer:
+                yield batch
+
+    async def complete(self, request: CompletionRequest) -> AsyncGenerator[tuple[Event, ...], None]:
+        request = msgspec.structs.replace(request, sampling=self._within(request.sampling))
+        async with aclosing(super().complete(request)) as answer:
+            async for batch in answer:
+                yield batch
+
+    async def tokenize(self, text: str, *, add_special: bool = False) -> tuple[int, ...]:
+        path = self._refusals.tokenize(self.quirks.tokenize_path)
+        body = msgspec.json.encode({"prompt": text, "add_special_tokens": add_special})
+        return self._decoded(await self._post(path, body), _Tokens).tokens
+
+    async def detokenize(self, tokens: tuple[int, ...]) -> str:
+        path = self._refusals.tokenize(self.quirks.detokenize_path)
+        body = msgspec.json.encode({"tokens": tokens})
+        return self._decoded(await self._post(path, body), _Prompt).prompt
+
+    async def render(self, request: ChatRequest) -> str:
+        """vLLM tells the tokens of a prompt, not its text: the text is made of them."""
+        path = self._refusals.tokenize(self.quirks.render_path)
+        self._refusals.chat(msgspec.structs.replace(request, sampling=Sampling()))  # nothing is drawn
+        tokens = self._decoded(await self._post(path, self._writer.render(request)), _Tokens).tokens
+        return await self.detokenize(tokens)
+
+    async def health(self) -> Health:
+        """/health only reads a flag, so that the requests that run are counted too."""
+        if (death := self.describe_death()) is not None:
+            return Health("dead", f"{death}.")
+        try:
+            answer = await self.client.request("GET", "/health", timeout_s=_HEALTH_LIMIT_S)
+            if answer.status != 200:
+                return Health("dead", f"vLLM says that its engine is dead (status {answer.status}).")
+            metrics = await self.client.request("GET", "/metrics", timeout_s=_HEALTH_LIMIT_S)
+        except CannotConnect as error:
+            return Health("dead", f"The engine doesn't take connections any more: {error}.")
+        except AnswerTimeout:
+            return Health("busy", f"The engine doesn't answer within {_HEALTH_LIMIT_S:g} s: it works, or hangs.")
+        except QuickError as error:
+            return Health("dead", f"The engine's answer broke off: {error}.")
+        taken = _taken(metrics.body)
+        detail = f"{taken} of {self.plan.slots} slots are in use."
+        return Health("busy" if taken >= self.plan.slots else "ready", detail)
+
+    async def wait_dead(self) -> str:
+        await self._child.wait()
+        return self.describe_death() or f"{self.plan.engine} ended"
+
+    async def on_stall(self) -> None:
+        self._child.kill()
+
+    async def stop(self) -> None:
+        try:
+            await self.client.aclose()
+        finally:
+            await self._child.stop(grace_s=self._stop_grace_s)
+
+    def describe_death(self) -> str | None:
+        return self._child.describe_death()
+
+    def log_tail(self) -> tuple[str, ...]:
+        return self._child.logs.tail(20)
+
+    def memory_bytes(self) -> int | None:
+        """Of the server, its engine and its workers."""
+        return tree_resident_bytes(self._child.pid) if self._child.is_running else None
+
+    def _within(self, sampling: Sampling) -> Sampling:
+        """vLLM refuses more tokens than the context holds, where others give what is left of it."""
+        if sampling.max_tokens is None or sampling.max_tokens < self.plan.context_tokens:
+            return sampling
+        return msgspec.structs.replace(sampling, max_tokens=None)
+
+
+def _taken(metrics: bytes) -> int:
+    """Requests that run or wait; names of metrics change, and none found is none taken."""
+    try:
+        return int(sum(float(count) for count in _RUNNING.findall(metrics)))
+    except ValueError as error:
+        raise EngineFailedError(f"vllm's metrics can't be read: {error}", driver="vllm") from error
+
+
+class _Tokens(msgspec.Struct):
+    tokens: tuple[int, ...]
+
+
+class _Prompt(msgspec.Struct):
+    prompt: str

@@ -1,0 +1,300 @@
+"""Models that are folders (safetensors, EXL2): taken into `trees/`, where engines read them and nothing changes them.
+
+    trees/<digest>/…                                 a model's files, under the names that they had
+    trees/manifests/<host>/<namespace>/<model>/<tag>  its manifest, in the form that all models have
+
+A manifest lists every file with its SHA-256, size and name, in order, so that the same files make the same manifest;
+its own SHA-256 is the model's digest and the folder's name. A folder is made beside the others and renamed when it is
+whole and durable, and a manifest is written after it: what is visible is complete, whatever is killed when.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import fcntl
+import hashlib
+import os
+import secrets
+import shutil
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import msgspec
+from msgspec import Struct
+from msgspec.structs import replace
+
+from oprel.errors import InvalidNameError, InvalidRequestError, StoreError
+from oprel.schema import Model
+from oprel.store.blobs import BlobWriter, hash_file
+from oprel.store.disk import Disk, FileLock, translated
+from oprel.store.folders import FolderFile, check_relative, read_facts, scan_folder
+from oprel.store.manifests import (
+    MANIFEST_TYPE,
+    MAX_MANIFEST_BYTES,
+    Layer,
+    Manifest,
+    ManifestEntry,
+    find_spelling,
+    iter_manifests,
+    parse_manifest,
+    read_small,
+)
+from oprel.store.names import Digest, ModelName
+from oprel.store.records import damage_of_files
+from oprel.store.tree_records import TREE_FILE, build_tree_model
+
+__all__ = ["ImportedTree", "Trees"]
+
+_CONFIG = "config.json"
+_STAGING = (".oprel-", ".partial")
+# An import that isn't done holds a lock on its folder; this covers the moment before it does.
+_STAGING_GRACE_S = 60.0
+
+Progress = Callable[[int, int], None]
+"""Called with the bytes done and the bytes in all; whatever it raises ends the work, which leaves nothing behind."""
+
+
+class ImportedTree(Struct, frozen=True):
+    """`left_out` names the files of the folder that no engine needs."""
+
+    name: ModelName
+    digest: Digest
+    left_out: tuple[str, ...]
+
+
+class _Record(Struct, frozen=True):
+    stamp: tuple[int, int, int]
+    model: Model
+
+
+class Trees:
+    """A shelf of the catalog, and the way into it. Sync; what touches the disk belongs in a thread."""
+
+    def __init__(self, trees_dir: Path, *, state_dir: Path, disk: Disk | None = None) -> None:
+        self.trees_dir = trees_dir.expanduser().absolute()
+        self.disk = disk or Disk()
+        self._lock = FileLock(state_dir.expanduser().absolute() / "trees.lock")
+        self._records: dict[Path, _Record] = {}
+
+    def __repr__(self) -> str:
+        return f"<Trees {self.trees_dir}>"
+
+    # -- the shelf
+
+    def find(self, name: str) -> Model | None:
+        """A model by its name, without regard to case; a damaged one has `damage`."""
+        try:
+            parsed = ModelName.parse(name)
+        except InvalidNameError:
+            return None
+        spelled = find_spelling(self.trees_dir, parsed)
+        path = spelled.manifest_path(self.trees_dir)
+        return self._model(ManifestEntry(spelled, path, self.trees_dir)) if path.is_file() else None
+
+    def list(self) -> tuple[Model, ...]:
+        return tuple(self._model(entry) for entry in iter_manifests(self.trees_dir))
+
+    def delete(self, name: str) -> bool:
+        """Removes the name, and the folder when no other name has it; False if it isn't here."""
+        parsed = ModelName.parse(name)
+        with self._lock.held():
+            path = find_spelling(self.trees_dir, parsed).manifest_path(self.trees_dir)
+            if not path.is_file():
+                return False
+            digest = _digest_of(path)
+            with translated(f"delete {name!r}"):
+                self.disk.remove(path)
+                self.disk.sync_folder(path.parent)
+                self._remove_empty_folders(path.parent)
+                if digest is not None and digest not in self._needed():
+                    self._remove_tree(self.trees_dir / digest.hex)
+        return True
+
+    def folder_of(self, model: Model) -> Path:
+        """Where the model's files are."""
+        return self.trees_dir / model.digest
+
+    # -- the way in
+
+    def add(self, folder: Path, name: ModelName | str, *, progress: Progress | None = None) -> ImportedTree:
+        """Make a model of a folder on this machine, which stays where it is. Blocking: call it in a thread.
+
+        Files are read once. They share their blocks with the originals, or are hard links to them, where the file
+        system can do that: the originals must not be changed in place afterwards. Raises InvalidRequestError for a
+        folder that isn't a model or holds what isn't taken, NoSpaceError, StoreError.
+        """
+        parsed = ModelName.parse(name) if isinstance(name, str) else name
+        source = folder.expanduser().absolute()
+        if not source.is_dir():
+            raise InvalidRequestError(f"{folder.name!r} isn't a folder that can be read.")
+        files, left_out = scan_folder(source)
+        _check_facts(source)
+        self.sweep()
+        with contextlib.ExitStack() as stack:
+            staging = self._staging(stack)
+            manifest = self._fill(staging, source, files, progress)
+            digest = Digest(hashlib.sha256(manifest).hexdigest())
+            with self._lock.held():
+                self._publish(staging, digest, parse_manifest(manifest))
+                spelled = find_spelling(self.trees_dir, parsed)
+                self._write_manifest(spelled.manifest_path(self.trees_dir), manifest)
+        return ImportedTree(spelled, digest, left_out)
+
+    def verify(self, name: str) -> str | None:
+        """Reads every file of a model; a sentence about the first that isn't what the manifest says."""
+        model = self.find(name)
+        if model is None or model.damage is not None:
+            return f"{name!r} isn't here" if model is None else model.damage
+        for file in model.files:
+            if hash_file(Path(file.path)).hex != file.digest:
+                return f"{Path(file.path).name!r} isn't what it was when the model was imported"
+        return None
+
+    def sweep(self, *, min_age_s: float = _STAGING_GRACE_S) -> int:
+        """Remove what imports that were killed have left; returns how many folders."""
+        removed = 0
+        with contextlib.suppress(OSError, StoreError), self._lock.held():
+            oldest = time.time() - min_age_s
+            needed = self._needed()
+            for path in sorted(self.trees_dir.iterdir()):
+                is_staging = path.name.startswith(_STAGING[0])
+                is_orphan = _is_digest(path.name) and Digest(path.name) not in needed
+                if (is_staging or is_orphan) and path.lstat().st_ctime <= oldest and not _is_held(path):
+                    self._remove_tree(path)
+                    removed += 1
+        return removed
+
+    # -- steps
+
+    def _staging(self, stack: contextlib.ExitStack) -> Path:
+        """A folder of this import's own, gone at the end unless it was published."""
+        path = self.trees_dir / f"{os.getpid()}-{secrets.token_hex(8)}".join(_STAGING)
+        with translated(f"write in {self.trees_dir}"):
+            self.disk.make_folder(self.trees_dir, mode=0o700)
+            self.disk.make_folder(path, mode=0o700)
+        stack.callback(self._remove_tree, path)
+        stack.enter_context(_holding(path))
+        return path
+
+    def _fill(self, staging: Path, source: Path, files: tuple[FolderFile, ...], progress: Progress | None) -> bytes:
+        """The manifest of the files, which are in `staging` then, durable and under their own names."""
+        total = sum(file.size_bytes for file in files)
+        done = 0
+        layers: dict[str, Layer] = {}
+        for file in files:
+            before = done
+
+            def report(count: int, before: int = before) -> None:
+                if progress is not None:
+                    progress(before + count, total)
+
+            target = staging / check_relative(file.name)
+            with BlobWriter.open(staging, self.trees_dir, disk=self.disk) as writer:
+                writer.fill_from(source / file.name, progress=report)
+                digest = writer.finish()
+                writer.move_to(target)
+            size = target.stat().st_size
+            done += size
+            layers[file.name] = Layer(TREE_FILE, str(digest), size, name=file.name)
+        config = layers.pop(_CONFIG)
+        ordered = tuple(layers[name] for name in sorted(layers))
+        return msgspec.json.encode(Manifest(2, MANIFEST_TYPE, config, ordered)) + b"\n"
+
+    def _publish(self, staging: Path, digest: Digest, manifest: Manifest) -> None:
+        target = self.trees_dir / digest.hex
+        if target.is_dir():
+            if _is_whole(target, manifest):
+                return
+            self._remove_tree(target)  # damaged, and this one is whole
+        with translated("keep a model's folder"):
+            self.disk.rename(staging, target)
+            self.disk.sync_folder(self.trees_dir)
+
+    def _write_manifest(self, path: Path, data: bytes) -> None:
+        with BlobWriter.open(self.trees_dir, self.trees_dir, disk=self.disk, size_bytes=len(data)) as partial:
+            partial.write(data)
+            partial.finish()
+            partial.move_to(path)
+
+    def _needed(self) -> set[Digest]:
+        return {digest for entry in iter_manifests(self.trees_dir) if (digest := _digest_of(entry.path)) is not None}
+
+    def _remove_tree(self, path: Path) -> None:
+        shutil.rmtree(path, ignore_errors=True)
+
+    def _remove_empty_folders(self, folder: Path) -> None:
+        top = self.trees_dir / "manifests"
+        while folder != top and not any(folder.iterdir()):
+            self.disk.remove_folder(folder)
+            folder = folder.parent
+
+    # -- records
+
+    def _model(self, entry: ManifestEntry) -> Model:
+        try:
+            status = entry.path.stat()
+        except OSError:
+            return build_tree_model(entry, modified_at=0.0)
+        stamp = (status.st_mtime_ns, status.st_size, status.st_ino)
+        record = self._records.get(entry.path)
+        if record is not None and record.stamp == stamp:
+            damage = damage_of_files(record.model)
+            return record.model if damage is None else replace(record.model, damage=damage)
+        model = build_tree_model(entry, modified_at=status.st_mtime)
+        if model.damage is None:
+            self._records[entry.path] = _Record(stamp, model)
+        return model
+
+
+def _check_facts(source: Path) -> None:
+    """Before anything is hashed: a folder that can't be read as a model."""
+    try:
+        read_facts(source)
+    except InvalidRequestError as problem:
+        raise InvalidRequestError(f"{source.name!r} can't be taken: {problem.message.rstrip('.')}.") from problem
+
+
+@contextlib.contextmanager
+def _holding(folder: Path) -> Iterator[None]:
+    """A lock on the folder itself, which stays when it is renamed and ends with this process."""
+    descriptor = os.open(folder, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        yield
+    finally:
+        os.close(descriptor)
+
+
+def _is_held(folder: Path) -> bool:
+    try:
+        with _holding(folder):
+            return False
+    except OSError:
+        return True
+
+
+def _is_whole(folder: Path, manifest: Manifest) -> bool:
+    """By the sizes of its files."""
+    for layer in (manifest.config, *manifest.layers):
+        try:
+            if (folder / check_relative(layer.name)).lstat().st_size != layer.size:
+                return False
+        except OSError:
+            return False
+    return True
+
+
+def _digest_of(path: Path) -> Digest | None:
+    try:
+        return Digest(hashlib.sha256(read_small(path, MAX_MANIFEST_BYTES)).hexdigest())
+    except StoreError:
+        return None
+
+
+def _is_digest(name: str) -> bool:
+    try:
+        Digest(name)
+    except InvalidRequestError:
+        return False
+    return True
