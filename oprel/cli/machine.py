@@ -79,10 +79,11 @@ def _facts(hardware: Hardware, settings: Any) -> list[tuple[str, str]]:
     return facts
 
 
-def _plan(arguments: argparse.Namespace, terminal: Terminal) -> int:
+def _plan(arguments: argparse.Namespace, terminal: Terminal) -> None:
     import msgspec
 
     from oprel.drivers.prospects import look_ahead
+    from oprel.errors import OprelError
     from oprel.scheduler.fit import merged
     from oprel.schema import LoadOptions
     from oprel.server.compose import make_catalog, make_registry
@@ -105,7 +106,8 @@ def _plan(arguments: argparse.Namespace, terminal: Terminal) -> int:
         terminal.json(told)
     else:
         _tell_prospect(prospect, model.name, terminal)
-    return 1 if prospect.problem else 0
+    if prospect.problem is not None:
+        raise OprelError(prospect.problem)
 
 
 def _tell_prospect(prospect: Prospect, model: str, terminal: Terminal) -> None:

@@ -10,7 +10,6 @@ from typing import Any
 import msgspec
 
 from oprel.drivers.calls import Hung, Raised, bounded, described
-from oprel.drivers.checked import CheckedDriver
 from oprel.drivers.contract import CONTRACT_VERSION, Driver, DriverOptions
 from oprel.errors import DriverUnavailableError, UnsupportedError
 from oprel.hardware import detect_hardware, with_free_memory
@@ -219,7 +218,7 @@ class Registry:
                 if entry.target.startswith(_OURS):
                     entry.driver = self._make(entry.name)
                 else:
-                    entry.driver = CheckedDriver(bounded(lambda: self._make(entry.name), limit_s=_IMPORT_S))
+                    entry.driver = _checked(bounded(lambda: self._make(entry.name), limit_s=_IMPORT_S))
             except Exception as error:
                 entry.problem = _load_problem(entry.target, error)
 
@@ -297,6 +296,12 @@ def _mismatch(found: Any, name: str) -> str | None:
     if found.name != name:
         return f"it calls itself {found.name!r} and its entry point {name!r}: they must be the same"
     return None
+
+
+def _checked(driver: Driver) -> Driver:
+    from oprel.drivers.checked.driver import CheckedDriver  # only for those who have such a driver
+
+    return CheckedDriver(driver)
 
 
 def _load_problem(target: str, failure: Exception) -> str:

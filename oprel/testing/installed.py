@@ -17,7 +17,7 @@ import pytest
 
 from oprel.config import Settings, load_settings
 from oprel.drivers import Driver, DriverOptions, Engine
-from oprel.drivers.checked import CheckedDriver
+from oprel.drivers.checked.driver import CheckedDriver
 from oprel.drivers.checked.processes import descendants
 from oprel.drivers.registry import Registry
 from oprel.schema import Model, ModelFile
@@ -49,7 +49,8 @@ class Installed:
 
     def make(self, options: DriverOptions) -> Driver:
         """Another one of its kind, which notes the processes that its engines start."""
-        full = msgspec.structs.replace(options, executables=self.driver.options.executables)
+        own = self.driver.options
+        full = msgspec.structs.replace(options, executables=own.executables, remotes=own.remotes, tables=own.tables)
         return _noting(type(self.driver)(full))
 
 

@@ -57,7 +57,7 @@ def serve(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Serve]:
     monkeypatch.setattr(checked_engine, "_STOP_S", 0.3)
     monkeypatch.setattr("oprel.drivers.calls.GRACE_S", 0.3)
     monkeypatch.setattr(registries, "_IMPORT_S", IMPORT_S)
-    monkeypatch.setattr(registries, "CheckedDriver", quick_limits)
+    monkeypatch.setattr(registries, "_checked", quick_limits)
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
     with ExitStack() as stack:
 

@@ -10,7 +10,6 @@ from typing import Any, TypeVar
 from msgspec import Struct
 
 from oprel.drivers.calls import Hung, Raised, bounded, contained, held, let_go, outcome_of
-from oprel.drivers.checked.engine import CheckedEngine
 from oprel.drivers.checked.faults import broke, log, own_error
 from oprel.drivers.checked.processes import Claim, descendants, end_all
 from oprel.drivers.contract import Driver, Engine
@@ -109,6 +108,9 @@ class CheckedDriver(Driver):
         except BaseException:
             await self._end_leftovers(before, "its start() failed or was cancelled, and left")
             raise
+        # Here, since it imports the HTTP client: listing drivers doesn't need it.
+        from oprel.drivers.checked.engine import CheckedEngine
+
         claim = Claim(before, await asyncio.to_thread(descendants), self.options.run_dir)
         return CheckedEngine(engine, driver=self.name, plan=plan, options=self.options, claim=claim)
 

@@ -19,6 +19,7 @@ from oprel.schema import (
     Model,
     ModelFile,
     Plan,
+    RemoteModel,
     promised,
 )
 from oprel.testing import Script, ScriptedDriver, scripted_model
@@ -103,7 +104,10 @@ def test_a_driver_without_a_plan_is_named() -> None:
     [
         ({}, "chat complete json_schema logprobs tokenize"),
         ({"chat_template": None}, "complete json_schema logprobs tokenize"),
-        ({"chat_template": None, "format": "safetensors"}, "chat complete json_schema logprobs tokenize"),
+        (
+            {"chat_template": None, "format": "remote", "remote": RemoteModel("far", "m")},
+            "chat complete json_schema logprobs tokenize",
+        ),
         ({"capabilities": frozenset({"embedding"})}, "embed tokenize"),
         (
             {"capabilities": frozenset({"completion", "tools", "vision", "insert", "audio"})},
@@ -119,7 +123,7 @@ def test_a_driver_without_a_plan_is_named() -> None:
             "chat complete embed rerank vision tools json_schema logprobs infill lora tokenize",
         ),
     ],
-    ids=["text", "no template", "folder", "embeds", "much", "ranks", "adapter", "nothing known"],
+    ids=["text", "no template", "remote", "embeds", "much", "ranks", "adapter", "nothing known"],
 )
 def test_a_model_is_promised_what_it_says_and_the_engine_can(changes: dict[str, Any], expected: str) -> None:
     found = promised(make_model(**changes), MOST)
