@@ -81,9 +81,13 @@ class Registry:
         return tuple(sorted({**self._installed(), **self._registered}))
 
     def states(self) -> tuple[DriverState, ...]:
-        """Every driver with its state, by name. May block for seconds the first time, as `hardware` does."""
+        """Every driver with its state, by name; those that ship with Oprel are imported for it. May block for seconds
+        the first time, as `hardware` does."""
         hardware = self.hardware()
         origins = _origins()
+        for entry in self._installed().values():
+            if entry.target.startswith(_OURS):
+                self._load(entry)
         return tuple(self._state(self._entry(name), hardware, origins) for name in self.names())
 
     def get(self, name: str) -> Driver:

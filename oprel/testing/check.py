@@ -197,7 +197,7 @@ def _run(name: str, models: Sequence[str], settings: Settings, folder: Path, lim
 def _command(name: str, models: Sequence[str], folder: Path, report: int) -> list[str]:
     return [
         sys.executable, "-m", "pytest", "-q", "--color=no", "-p", "oprel.testing.plugin", "-p", "no:cacheprovider",
-        "-c", os.devnull, "--rootdir", str(folder), "--basetemp", str(folder / "t"), "--tb=short",
+        "-c", os.devnull, "--rootdir", str(folder), "--basetemp", str(folder / "t"), "--tb=native",
         "--pyargs", "oprel.testing.installed",
         "--oprel-report", str(report), "--oprel-driver", name,
         *(part for model in models for part in ("--oprel-model", model)),

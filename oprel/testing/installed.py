@@ -45,7 +45,9 @@ class Installed:
 
     @property
     def embed(self) -> Model | None:
-        return next((model for model in self.models if is_embedder(model)), None)
+        """Of two of which nothing is known (remote ones), the second."""
+        unknown = (model for model in self.models[1:] if not model.capabilities)
+        return next((model for model in self.models if is_embedder(model)), next(unknown, None))
 
     def make(self, options: DriverOptions) -> Driver:
         """Another one of its kind, which notes the processes that its engines start."""

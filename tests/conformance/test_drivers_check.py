@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from support.servers import clean_environment, run_oprel
+from support.servers import RealServer, clean_environment, run_oprel
 from support.throwaway import DRIVER, make_package
 
 Check = Callable[..., subprocess.CompletedProcess[str]]
@@ -85,18 +85,18 @@ class D(D):
 def check(tmp_path: Path, real_models_dir: Path) -> Check:
     """`check(source, *flags)` checks the driver `odd`, made of `source`."""
 
-    def run(source: str | None, *flags: str, name: str = "odd") -> subprocess.CompletedProcess[str]:
+    def run(source: str | None, *flags: str, name: str = "odd", **more: str) -> subprocess.CompletedProcess[str]:
         site = tmp_path / "site"
         site.mkdir()
         if source is not None:
             make_package(site, "odd", source)
-        environ = clean_environment(
-            tmp_path,
-            OPREL_MODELS=str(real_models_dir),
-            OPREL_STATE_DIR=str(tmp_path / "state"),
-            PYTHONPATH=str(site),
-            XDG_CACHE_HOME=str(tmp_path / "cache"),
-        )
+        settings = {
+            "OPREL_MODELS": str(real_models_dir),
+            "OPREL_STATE_DIR": str(tmp_path / "state"),
+            "PYTHONPATH": str(site),
+            "XDG_CACHE_HOME": str(tmp_path / "cache"),
+        }
+        environ = clean_environment(tmp_path, **{**settings, **more})
         return run_oprel("drivers", "check", name, *flags, environ=environ, limit_s=110, cwd=tmp_path)
 
     return run
@@ -120,6 +120,16 @@ def test_llama_cpp_keeps_the_contract_and_the_documents(check: Check) -> None:
     holding = [rule["text"] for rule in report["rules"] if rule["outcome"] == "holds"]
     assert {"OpenAI: chat streamed", "Ollama: generate", "death is noticed"} <= set(holding)
     assert len(holding) > 55
+
+
+def test_openai_keeps_the_contract_before_another_oprel(check: Check, real_server: RealServer, tmp_path: Path) -> None:
+    config = tmp_path / "config.toml"
+    config.write_text(f'[remote.near]\nurl = "{real_server.url}/v1"\nslots = 4\n')
+    done = check(None, "--json", name="openai", OPREL_CONFIG=str(config), OPREL_MODELS=str(tmp_path / "none"))
+    report = told(done)
+    assert failed(report) == set()
+    assert (report["passed"], report["problems"], done.returncode) == (True, [], 0)
+    assert set(report["models"]) == {"smollm2:135m", "all-minilm:latest"}
 
 
 def test_a_good_driver_of_a_third_party_passes_line_by_line(check: Check) -> None:
