@@ -174,7 +174,7 @@ def test_cancelling_frees_the_slot_within_a_second(chat_address: str) -> None:
 
 def test_time_limit(chat_address: str) -> None:
     async def test(engine: FakeEngine) -> None:
-        request = ChatRequest(ask("Count to a thousand").messages, Sampling(time_limit_s=0.3))
+        request = ChatRequest(ask("Count to a thousand").messages, Sampling(temperature=0, time_limit_s=0.3))
         found = await collect(engine.chat(request))
         assert isinstance(found[-2], events.Warning)
         end = finish(found)
