@@ -1,4 +1,4 @@
-"""What this machine has and what would be done with it: `info`, `drivers`, `plan`."""
+"""What this machine has and what would be done with it: `info`, `plan`."""
 
 from __future__ import annotations
 
@@ -6,9 +6,11 @@ import argparse
 from typing import TYPE_CHECKING, Any
 
 from oprel.cli.common import settings_of
+from oprel.cli.drivers import tell_drivers
 from oprel.cli.terminal import Terminal, size
 
 if TYPE_CHECKING:
+    from oprel.drivers.prospects import Prospect
     from oprel.schema import Hardware, Plan
 
 __all__ = ["add_commands"]
@@ -22,10 +24,6 @@ def add_commands(commands: Any) -> None:
     info = commands.add_parser("info", help="this machine's hardware, and the drivers: usable or why not")
     info.add_argument("--json", action="store_true", help="as JSON")
     info.set_defaults(command=_info)
-
-    drivers = commands.add_parser("drivers", help="installed drivers with their state")
-    drivers.add_argument("--json", action="store_true", help="as JSON")
-    drivers.set_defaults(command=_drivers)
 
     plan = commands.add_parser("plan", help="what loading a model would do, and why, without doing it")
     plan.add_argument("model", metavar="MODEL")
@@ -57,7 +55,7 @@ def _info(arguments: argparse.Namespace, terminal: Terminal) -> None:
         terminal.answer(f"{fact:<10}{value}")
     for warning in unused_gpus(hardware):
         terminal.answer(warning)
-    _tell_drivers(states, terminal)
+    tell_drivers(states, terminal)
 
 
 def _facts(hardware: Hardware, settings: Any) -> list[tuple[str, str]]:
@@ -81,65 +79,68 @@ def _facts(hardware: Hardware, settings: Any) -> list[tuple[str, str]]:
     return facts
 
 
-def _drivers(arguments: argparse.Namespace, terminal: Terminal) -> None:
-    import msgspec
-
-    from oprel.server.compose import make_registry
-
-    states = make_registry(settings_of(arguments)).states()
-    if arguments.json:
-        terminal.json(msgspec.to_builtins(states))
-        return
-    _tell_drivers(states, terminal)
-
-
-def _tell_drivers(states: Any, terminal: Terminal) -> None:
-    words = {True: "usable", False: "not usable", None: "not loaded"}
-    terminal.table(("DRIVER", "STATE", "FROM", "WHY"), [(s.name, words[s.usable], s.origin, s.reason) for s in states])
-
-
 def _plan(arguments: argparse.Namespace, terminal: Terminal) -> None:
     import msgspec
 
+    from oprel.drivers.prospects import look_ahead
+    from oprel.errors import OprelError
+    from oprel.scheduler.fit import merged
     from oprel.schema import LoadOptions
     from oprel.server.compose import make_catalog, make_registry
 
     settings = settings_of(arguments, *_PLAN_SETTINGS)
     model = make_catalog(settings).find(arguments.model)
     registry = make_registry(settings)
-    hardware = registry.hardware()
-    driver, reason = registry.choose(model, hardware, settings.driver)
-    options = LoadOptions(
-        context_tokens=settings.context,
-        slots=settings.parallel,
-        gpu_layers=settings.gpu_layers,
-        threads=settings.threads,
-        kv_cache_type=settings.kv_cache_type,
-        chat_template=settings.chat_template,
-    )
-    plan = driver.plan(model, options, hardware)
+    options = merged(LoadOptions(), settings, model)
+    prospect = look_ahead(registry, model, registry.hardware(), options=options, wanted=settings.driver)
     if arguments.json:
-        terminal.json(msgspec.to_builtins(plan))
-        return
-    _tell_plan(plan, reason, terminal)
+        told = {} if prospect.plan is None else msgspec.to_builtins(prospect.plan)
+        told |= {
+            "driver": prospect.driver,
+            "driver_reason": prospect.reason,
+            "other_drivers": dict(prospect.others),
+            "capabilities": prospect.capabilities.names,
+            "sampling": sorted(prospect.capabilities.sampling),
+            "problem": prospect.problem,
+        }
+        terminal.json(told)
+    else:
+        _tell_prospect(prospect, model.name, terminal)
+    if prospect.problem is not None:
+        raise OprelError(prospect.problem)
 
 
-def _tell_plan(plan: Plan, reason: str, terminal: Terminal) -> None:
-    layers = f"{plan.gpu_layers} of {plan.layers}" if plan.layers is not None else str(plan.gpu_layers)
+def _tell_prospect(prospect: Prospect, model: str, terminal: Terminal) -> None:
     facts = [
-        ("model", plan.model),
-        ("driver", f"{plan.driver} ({reason})"),
+        ("model", model),
+        ("driver", f"{prospect.driver} ({prospect.reason})" if prospect.driver else f"none: {prospect.reason}"),
+        *((f"not {name}", reason) for name, reason in prospect.others),
+        ("can", ", ".join(prospect.capabilities.names) or "nothing that is known"),
+    ]
+    if prospect.plan is not None:
+        facts += _plan_facts(prospect.plan)
+    elif prospect.driver is not None:
+        facts.append(("no plan", prospect.problem or ""))
+    width = max(len(fact) for fact, _ in facts) + 2
+    for fact, value in facts:
+        terminal.answer(f"{fact:<{width}}{value}")
+
+
+def _plan_facts(plan: Plan) -> list[tuple[str, str]]:
+    layers = f"{plan.gpu_layers} of {plan.layers}" if plan.layers is not None else str(plan.gpu_layers)
+    fallbacks = enumerate(plan.fallbacks, 1)
+    return [
         ("engine", plan.engine),
         *(("file", f"{file.path} ({file.role}, {size(file.size_bytes)})") for file in plan.files),
         ("device", plan.device),
         *((("layers", f"{layers} on the GPU"),) if plan.remote is None else ()),
         *(("memory", f"{device}: {size(count)}") for device, count in plan.bytes_by_device),
         ("context", f"{plan.context_tokens} tokens for each of {plan.slots} slots"),
-        *((("threads", str(plan.threads)), ("command", " ".join(plan.argv))) if plan.argv else ()),
+        *((("threads", str(plan.threads)),) if plan.remote is None else ()),
+        *((("command", " ".join(plan.argv)),) if plan.argv else ()),
         *((f"why {subject}", sentence) for subject, sentence in plan.reasons),
+        *(
+            (f"else {number}", f"{step.device}, {step.gpu_layers} layers on the GPU, {step.context_tokens} tokens")
+            for number, step in fallbacks
+        ),
     ]
-    width = max(len(fact) for fact, _ in facts) + 2
-    for fact, value in facts:
-        terminal.answer(f"{fact:<{width}}{value}")
-    for number, fallback in enumerate(plan.fallbacks, 1):
-        terminal.answer(f"{f'else {number}':<{width}}{fallback.device}, {fallback.gpu_layers} layers on the GPU")

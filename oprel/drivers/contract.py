@@ -26,6 +26,7 @@ from oprel.schema import (
     Model,
     Plan,
     Support,
+    promised,
 )
 
 if TYPE_CHECKING:
@@ -120,6 +121,8 @@ class Driver(ABC):
 
     contract: ClassVar[int] = CONTRACT_VERSION
     name: ClassVar[str]
+    can: ClassVar[Capabilities | None] = None
+    """The most that this driver's engines can do, whatever the model; None: not declared. `oprel drivers` shows it."""
 
     def __init__(self, options: DriverOptions) -> None:
         self.options = options
@@ -136,6 +139,11 @@ class Driver(ABC):
     @abstractmethod
     def supports(self, model: Model) -> Support:
         """Decides from metadata alone."""
+
+    def capabilities(self, model: Model, hardware: Hardware) -> Capabilities:
+        """What an engine would do with `model`, told before anything is loaded, in listings; the engine's own
+        `capabilities` are what counts. By default the model's own words, as far as `can` goes. Fast, never raises."""
+        return promised(model, self.can)
 
     @abstractmethod
     def plan(self, model: Model, options: LoadOptions, hardware: Hardware) -> Plan:

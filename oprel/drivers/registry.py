@@ -9,10 +9,11 @@ from typing import Any
 
 import msgspec
 
+from oprel.drivers.calls import Hung, Raised, bounded, described
 from oprel.drivers.contract import CONTRACT_VERSION, Driver, DriverOptions
 from oprel.errors import DriverUnavailableError, UnsupportedError
 from oprel.hardware import detect_hardware, with_free_memory
-from oprel.schema import Availability, Device, EngineProbe, Gpu, Hardware, Model
+from oprel.schema import Availability, Capabilities, Device, EngineProbe, Gpu, Hardware, Model, Support
 
 __all__ = ["AUTO", "GROUP", "DriverState", "Registry"]
 
@@ -22,17 +23,22 @@ AUTO = "auto"
 # What `auto` may choose without being told, likeliest first. Others are named in `drivers = […]` of the config.
 _AUTO_ORDER = ("llama_cpp", "vllm", "exllamav3", "exllamav2")
 _METHODS = ("availability", "plan", "probe", "start", "supports")
+_OURS = "oprel.drivers."
+_IMPORT_S = 60.0
+"""For making a third party's driver, its import included."""
 
 
 class DriverState(msgspec.Struct, frozen=True):
     """One row of `oprel drivers`. `origin` is the package that it comes from, with its version; `usable` is None for
-    a driver that wasn't imported, because nothing chose it."""
+    a driver that wasn't imported, because nothing chose it. `capabilities` names the most that its engines can do;
+    None where it doesn't say."""
 
     name: str
     origin: str
     usable: bool | None
     reason: str
     loaded: bool
+    capabilities: tuple[str, ...] | None = None
 
 
 class _Entry:
@@ -75,9 +81,13 @@ class Registry:
         return tuple(sorted({**self._installed(), **self._registered}))
 
     def states(self) -> tuple[DriverState, ...]:
-        """Every driver with its state, by name. May block for seconds the first time, as `hardware` does."""
+        """Every driver with its state, by name; those that ship with Oprel are imported for it. May block for seconds
+        the first time, as `hardware` does."""
         hardware = self.hardware()
         origins = _origins()
+        for entry in self._installed().values():
+            if entry.target.startswith(_OURS):
+                self._load(entry)
         return tuple(self._state(self._entry(name), hardware, origins) for name in self.names())
 
     def get(self, name: str) -> Driver:
@@ -105,7 +115,7 @@ class Registry:
             if entry.driver is None:
                 refusals.append(f"{name}: {entry.problem}")
                 continue
-            support = entry.driver.supports(model)
+            support = _support(entry.driver, model)
             if not support.supported:
                 refusals.append(f"{name}: {support.reason}")
                 continue
@@ -119,6 +129,11 @@ class Registry:
         raise UnsupportedError(
             f"No driver can run {model.name!r}. {_joined(refusals)}", capability="format", model=model.name
         )
+
+    def others(self, model: Model, hardware: Hardware, chosen: str | None) -> tuple[tuple[str, str], ...]:
+        """Why not one of the other drivers: (name, clause) pairs. None is imported for this."""
+        names = (name for name in self.names() if name != chosen)
+        return tuple((name, self._why_not(self._entry(name), model, hardware, chosen)) for name in names)
 
     def probe(self) -> tuple[EngineProbe, ...]:
         """What the drivers that may be chosen found out about their engines, in order; each is asked once. Blocks."""
@@ -143,7 +158,7 @@ class Registry:
         self, name: str, model: Model, hardware: Hardware, because: str = "it was asked for"
     ) -> tuple[Driver, str]:
         driver = self.get(name)
-        support = driver.supports(model)
+        support = _support(driver, model)
         if not support.supported:
             raise UnsupportedError(
                 f"The driver {name!r} can't run {model.name!r}: {support.reason}",
@@ -156,6 +171,17 @@ class Registry:
             raise DriverUnavailableError(f"The driver {name!r} can't be used: {available.reason}", driver=name)
         return driver, f"{name}, since {because}: {support.reason}"
 
+    def _why_not(self, entry: _Entry, model: Model, hardware: Hardware, chosen: str | None) -> str:
+        if entry.driver is None:
+            return entry.problem or _not_chosen(entry.name)
+        support = _support(entry.driver, model)
+        if not support.supported:
+            return support.reason
+        available = self._availability(entry, hardware)
+        if not available.usable:
+            return available.reason
+        return f"it could run it; {chosen} comes first" if chosen else "it could run it"
+
     def _auto_names(self) -> Iterator[str]:
         known = {**self._installed(), **self._registered}
         ordered = dict.fromkeys((*_AUTO_ORDER, *self._wanted, *self._registered))
@@ -167,7 +193,7 @@ class Registry:
         try:
             return entry.driver.availability(hardware)
         except Exception as error:  # a third party's driver that breaks the contract
-            return Availability(usable=False, reason=f"its availability() failed: {_sentence(error)}")
+            return Availability(usable=False, reason=f"its availability() failed: {described(error)}")
 
     def _probes(self, entry: _Entry) -> tuple[EngineProbe, ...]:
         if entry.driver is None:
@@ -196,22 +222,35 @@ class Registry:
             if entry.driver is not None or entry.problem is not None:
                 return
             try:
-                found = _import(entry.name)
-                entry.problem = _mismatch(found)
-                if entry.problem is None:
-                    entry.driver = found(self.options)
+                if entry.target.startswith(_OURS):
+                    entry.driver = self._make(entry.name)
+                else:
+                    entry.driver = _checked(bounded(lambda: self._make(entry.name), limit_s=_IMPORT_S))
             except Exception as error:
-                entry.problem = f"{entry.target} failed to load: {_sentence(error)}"
+                entry.problem = _load_problem(entry.target, error)
+
+    def _make(self, name: str) -> Driver:
+        found = _import(name)
+        if (problem := _mismatch(found, name)) is not None:
+            raise _NotOfContract(problem)
+        driver: Driver = found(self.options)
+        return driver
 
     def _state(self, entry: _Entry, hardware: Hardware, origins: dict[str, str]) -> DriverState:
         origin = origins.get(entry.target, "this program" if entry.name in self._registered else "unknown")
         if entry.problem is not None:
             return DriverState(entry.name, origin, usable=False, reason=entry.problem, loaded=False)
         if entry.driver is None:
-            reason = f"not imported, because nothing chose it (--driver {entry.name} does)"
-            return DriverState(entry.name, origin, usable=None, reason=reason, loaded=False)
+            return DriverState(entry.name, origin, usable=None, reason=_not_chosen(entry.name), loaded=False)
         available = self._availability(entry, hardware)
-        return DriverState(entry.name, origin, usable=available.usable, reason=available.reason, loaded=True)
+        return DriverState(
+            entry.name,
+            origin,
+            usable=available.usable,
+            reason=available.reason,
+            loaded=True,
+            capabilities=_declared(entry.driver),
+        )
 
 
 def _listed() -> Iterator[tuple[str, _Entry]]:
@@ -245,22 +284,61 @@ def _import(name: str) -> Any:
     return manager[name].plugin
 
 
-def _mismatch(found: Any) -> str | None:
-    """Why this isn't a driver of our contract, in one sentence."""
+class _NotOfContract(Exception):
+    """What was loaded isn't a driver of this contract; the text says why, in one clause."""
+
+
+def _mismatch(found: Any, name: str) -> str | None:
+    """Why this isn't a driver of our contract, in one clause."""
     contract = getattr(found, "contract", None)
     if contract != CONTRACT_VERSION:
-        return f"it keeps contract {contract!r} and this Oprel wants {CONTRACT_VERSION}: update one of them"
+        is_newer = isinstance(contract, int) and contract > CONTRACT_VERSION
+        remedy = "update Oprel, or install an older release of the driver" if is_newer else "update the driver"
+        return f"it keeps contract {contract!r} and this Oprel wants {CONTRACT_VERSION}: {remedy}"
     missing = [method for method in _METHODS if not callable(getattr(found, method, None))]
     if not isinstance(getattr(found, "name", None), str):
         missing.insert(0, "name")
-    return f"it lacks {', '.join(missing)}, which the contract asks for" if missing else None
+    if missing:
+        return f"it lacks {', '.join(missing)}, which the contract asks for"
+    if found.name != name:
+        return f"it calls itself {found.name!r} and its entry point {name!r}: they must be the same"
+    return None
+
+
+def _checked(driver: Driver) -> Driver:
+    from oprel.drivers.checked.driver import CheckedDriver  # only for those who have such a driver
+
+    return CheckedDriver(driver)
+
+
+def _load_problem(target: str, failure: Exception) -> str:
+    error = failure.error if isinstance(failure, Raised) else failure
+    if isinstance(error, _NotOfContract):
+        return str(error)
+    return f"{target} failed to load: {f'it {error}' if isinstance(error, Hung) else described(error)}"
+
+
+def _support(driver: Driver, model: Model) -> Support:
+    try:
+        return driver.supports(model)
+    except Exception as error:
+        return Support(supported=False, reason=f"its supports() failed: {described(error)}")
+
+
+def _declared(driver: Driver) -> tuple[str, ...] | None:
+    can = getattr(driver, "can", None)
+    return can.names if isinstance(can, Capabilities) else None
+
+
+def _not_chosen(name: str) -> str:
+    return f"not imported, because nothing chose it (--driver {name} does)"
 
 
 def _ask_probes(name: str, driver: Driver) -> tuple[EngineProbe, ...]:
     try:
         return tuple(driver.probe())
     except Exception as error:  # a third party's driver that breaks the contract
-        return (EngineProbe(driver=name, engine=name, command=(), problem=f"its probe() failed: {_sentence(error)}"),)
+        return (EngineProbe(driver=name, engine=name, command=(), problem=f"its probe() failed: {described(error)}"),)
 
 
 def _with_free_memory(probe: EngineProbe, hardware: Hardware) -> EngineProbe:
@@ -286,12 +364,8 @@ def _origins() -> dict[str, str]:
     return {
         point.value: f"{point.dist.name} {point.dist.version}"
         for point in importlib.metadata.entry_points(group=GROUP)
-        if point.dist is not None
+        if point.dist is not None and point.dist.name  # a broken installation may have none
     }
-
-
-def _sentence(error: BaseException) -> str:
-    return f"{type(error).__name__}: {error}"
 
 
 def _joined(reasons: Iterable[str]) -> str:

@@ -255,7 +255,10 @@ def give_up_late(draft: Draft) -> None:
     for resident in tuple(draft.residents.values()):
         if resident.phase != "starting" or resident.deadline is None or resident.deadline > draft.now:
             continue
-        message = f"{resident.label!r} did not load within {limit:g} s: raise load_timeout, or choose a smaller model"
+        message = (
+            f"{resident.label!r} did not load within {limit:g} s on the driver {resident.family.driver!r}: "
+            "raise load_timeout, or choose a smaller model"
+        )
         draft.give_up(resident)
         draft.refuse_all(resident.family, EngineStartError(message, driver=resident.family.driver))
         _record_crash(draft, resident, message)

@@ -58,11 +58,13 @@ _STOP_LIMIT_S = 60.0
 
 
 class Registry(Protocol):
-    """What the scheduler asks of `oprel.drivers.registry.Registry`. Both may block, and are called in threads."""
+    """What the scheduler asks of `oprel.drivers.registry.Registry`. All may block, and are called in threads."""
 
     def hardware(self) -> Hardware: ...
 
     def choose(self, model: Model, hardware: Hardware, wanted: str = "auto") -> tuple[Driver, str]: ...
+
+    def others(self, model: Model, hardware: Hardware, chosen: str | None) -> tuple[tuple[str, str], ...]: ...
 
 
 @dataclass(frozen=True, slots=True)

@@ -4,12 +4,16 @@ from __future__ import annotations
 
 import asyncio
 import logging
+from collections.abc import Sequence
 from contextlib import AbstractAsyncContextManager
 from types import TracebackType
 from typing import Literal, Protocol
 
+import msgspec
+
 from oprel.config import Settings
 from oprel.drivers import Driver
+from oprel.drivers.prospects import Prospect, look_ahead
 from oprel.errors import OprelError
 from oprel.scheduler import fit
 from oprel.scheduler.clock import Clock, SystemClock
@@ -113,6 +117,35 @@ class Scheduler:
             _log.info("%s runs on %s: %s", model.name, driver.name, reason)
             self._drivers[model.digest] = driver
         return model, driver
+
+    async def prospects(self, models: Sequence[Model]) -> tuple[Prospect, ...]:
+        """What would serve each of `models`, or serves it now; nothing is loaded for this, and nothing raises."""
+        found = await asyncio.to_thread(self._look_ahead, models)
+        return tuple(self._as_it_is(model, prospect) for model, prospect in zip(models, found, strict=True))
+
+    def _look_ahead(self, models: Sequence[Model]) -> list[Prospect]:
+        hardware = self._registry.hardware()
+        wanted = self._settings.driver
+        return [
+            look_ahead(
+                self._registry,
+                model,
+                hardware,
+                options=fit.merged(LoadOptions(), self._settings, model),
+                wanted=wanted,
+            )
+            for model in models
+        ]
+
+    def _as_it_is(self, model: Model, prospect: Prospect) -> Prospect:
+        """An engine that is there tells more than any plan."""
+        resident = self._resident_of(model)
+        engine = self._owner.engine_of(resident) if resident is not None else None
+        if engine is None:
+            return prospect
+        return msgspec.structs.replace(
+            prospect, plan=engine.plan, problem=None, capabilities=engine.capabilities, is_loaded=True
+        )
 
     # -- the whole
 

@@ -1,7 +1,7 @@
 """The normalized schema between dialects and drivers: plain, typed, immutable data. No I/O, no framework."""
 
 from oprel.schema import events
-from oprel.schema.capabilities import ALL_SAMPLING, Capabilities
+from oprel.schema.capabilities import ALL_SAMPLING, Capabilities, promised
 from oprel.schema.events import (
     Embeddings,
     Event,
@@ -89,4 +89,5 @@ __all__ = [
     "TopLogprob",
     "Usage",
     "events",
+    "promised",
 ]

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import msgspec
 from msgspec import Struct
 
-__all__ = ["ALL_SAMPLING", "Capabilities"]
+from oprel.schema.models import Model
+
+__all__ = ["ALL_SAMPLING", "Capabilities", "promised"]
 
 ALL_SAMPLING = frozenset(
     {
@@ -34,3 +37,43 @@ class Capabilities(Struct, frozen=True):
     tokenize: bool = False
     sampling: frozenset[str] = frozenset()
     context_tokens: int | None = None
+
+    @property
+    def names(self) -> tuple[str, ...]:
+        """What can be done, by name, in the order of the fields."""
+        return tuple(name for name in self.__struct_fields__ if getattr(self, name) is True)
+
+
+# A capability, and the word that a model has for it. What has no word here is the engine's own to give.
+_WORDS = {
+    "complete": "completion",
+    "embed": "embedding",
+    "vision": "vision",
+    "audio": "audio",
+    "tools": "tools",
+    "thinking": "thinking",
+    "infill": "insert",
+}
+_ALL_WORDS = msgspec.structs.replace(Capabilities(chat=True), **dict.fromkeys(_WORDS, True))
+
+
+def promised(model: Model, most: Capabilities | None = None) -> Capabilities:
+    """What `model` says of itself, as far as an engine that can do `most` can do it.
+
+    Without `most`, only the model's own words count. A model of which nothing is known (a remote one) has no words: it
+    is promised all of `most`. `context_tokens` is the trained length.
+    """
+    if not model.capabilities:
+        return msgspec.structs.replace(most or Capabilities(), context_tokens=model.context_tokens)
+    limits = most or _ALL_WORDS
+    said = {name: word in model.capabilities and getattr(limits, name) for name, word in _WORDS.items()}
+    makes_text = said["complete"] or ("completion" in model.capabilities and limits.chat)
+    has_template = model.remote is not None or model.chat_template is not None
+    return msgspec.structs.replace(
+        limits if makes_text else Capabilities(tokenize=limits.tokenize),
+        **said,
+        chat=makes_text and limits.chat and has_template,
+        rerank=limits.rerank and model.pooling == "rank",
+        lora=limits.lora and any(file.role == "adapter" for file in model.files),
+        context_tokens=model.context_tokens,
+    )

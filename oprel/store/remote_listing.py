@@ -13,9 +13,13 @@ MAX_LISTING_BYTES = 4 * 1024 * 1024
 _MAX_MODELS = 5000
 _MAX_ID = 500
 _MAX_CONTEXT = 2**31 - 1
-# Where servers say how long a context may be: vLLM and SGLang; routers; LM Studio and Mistral; llama-server (in meta).
-_CONTEXT_FIELDS = ("max_model_len", "context_length", "context_window", "max_context_length", "n_ctx")
+# Where servers say how long a context may be: vLLM and SGLang; routers; LM Studio and Mistral; llama-server (in meta);
+# another Oprel (in oprel).
+_CONTEXT_FIELDS = (
+    "max_model_len", "context_length", "context_window", "max_context_length", "n_ctx", "context_tokens",
+)  # fmt: skip
 _WORDS = frozenset({"completion", "embedding", "tools", "vision", "thinking", "insert", "audio"})
+_OPRELS_WORDS = {"complete": "completion", "embed": "embedding", "infill": "insert"}
 
 
 class ListedModel(Struct, frozen=True):
@@ -54,14 +58,15 @@ def _entry(row: Any) -> ListedModel | None:
         created=float(created) if isinstance(created, int | float) and 0 < created < 1e11 else 0.0,
         owner=owner[:100] if isinstance(owner, str) else "",
         context_tokens=_context(row),
-        capabilities=capability_words(row.get("capabilities")),
+        capabilities=capability_words(row.get("capabilities")) or _oprels_capabilities(row.get("oprel")),
     )
 
 
 def _context(row: dict[str, Any]) -> int | None:
-    meta = row.get("meta")
-    places = (row, meta) if isinstance(meta, dict) else (row,)
+    places = (row, row.get("meta"), row.get("oprel"))
     for place in places:
+        if not isinstance(place, dict):
+            continue
         for field in _CONTEXT_FIELDS:
             value = place.get(field)
             if isinstance(value, int) and not isinstance(value, bool) and 4 <= value <= _MAX_CONTEXT:
@@ -74,3 +79,11 @@ def capability_words(told: Any) -> frozenset[str]:
     if not isinstance(told, list):
         return frozenset()
     return frozenset(word for word in told if isinstance(word, str) and word in _WORDS)
+
+
+def _oprels_capabilities(told: Any) -> frozenset[str]:
+    """Another Oprel tells what its engines can do, in words of its own."""
+    words = told.get("capabilities") if isinstance(told, dict) else None
+    if not isinstance(words, list):
+        return frozenset()
+    return capability_words([_OPRELS_WORDS.get(word, word) for word in words if isinstance(word, str)])

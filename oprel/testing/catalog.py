@@ -111,3 +111,7 @@ class ScriptedRegistry:
             if wanted in ("auto", candidate.name) and support.supported:
                 return candidate, support.reason
         raise DriverUnavailableError(f"no driver can run {model.name!r}", driver=None if wanted == "auto" else wanted)
+
+    def others(self, model: Model, hardware: Hardware, chosen: str | None) -> tuple[tuple[str, str], ...]:
+        others = (driver for driver in self.drivers if driver.name != chosen)
+        return tuple((driver.name, driver.supports(model).reason) for driver in others)

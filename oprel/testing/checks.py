@@ -2,6 +2,11 @@
 
 from __future__ import annotations
 
+import asyncio
+import time
+from collections.abc import Coroutine
+from typing import Any
+
 import msgspec
 import pytest
 
@@ -18,7 +23,7 @@ from oprel.schema import (
 )
 from oprel.testing.subject import Answer, chat_request, completion_request
 
-__all__ = ["SOON_S", "answering", "check_answer"]
+__all__ = ["SOON_S", "answering", "check_answer", "longest_standstill"]
 
 SOON_S = 2.0
 """The contract says within a second; twice that, for a machine that has other things to do."""
@@ -59,3 +64,24 @@ def answering(engine: Engine, kind: str, text: str = "Once upon a time", *, max_
     if kind == "chat":
         return engine.chat(chat_request(text, max_tokens=max_tokens))
     return engine.complete(completion_request(text, max_tokens=max_tokens))
+
+
+async def longest_standstill(work: Coroutine[Any, Any, Any]) -> float:
+    """For how long, in seconds, nothing else could run on the loop while `work` did."""
+    longest = 0.0
+
+    async def beat() -> None:
+        nonlocal longest
+        while True:
+            began = time.perf_counter()
+            await asyncio.sleep(0.01)
+            longest = max(longest, time.perf_counter() - began)
+
+    beating = asyncio.create_task(beat())
+    await asyncio.sleep(0)
+    try:
+        await work
+        await asyncio.sleep(0.02)  # one beat more, so that a standstill at the end counts
+    finally:
+        beating.cancel()
+    return longest

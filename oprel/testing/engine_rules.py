@@ -30,7 +30,7 @@ from oprel.schema import (
     Thinking,
     Tool,
 )
-from oprel.testing.checks import SOON_S, answering, check_answer
+from oprel.testing.checks import SOON_S, answering, check_answer, longest_standstill
 from oprel.testing.subject import Answer, Bench, ask, chat_request, completion_request
 
 __all__ = ["EmbeddingRules", "EngineRules"]
@@ -171,6 +171,10 @@ class EngineRules:
         assert state in ("ready", "busy")
         assert took < SOON_S
 
+    def test_it_does_not_hold_the_loop_up(self, bench: Bench, engine: Engine) -> None:
+        """All that Oprel does stands still while a coroutine of an engine computes, or sleeps, without awaiting."""
+        assert bench.run(longest_standstill(ask(answering(engine, "complete", max_tokens=24)))) < SOON_S / 2
+
     def test_a_prompt_that_is_too_long_is_refused_and_the_engine_goes_on(self, bench: Bench, engine: Engine) -> None:
         """ContextLengthError, not a cut prompt and not a dead engine."""
         words = "word " * (2 * engine.plan.context_tokens)
@@ -243,6 +247,18 @@ class EmbeddingRules:
     def test_more_inputs_than_slots(self, bench: Bench, embedder: Engine) -> None:
         texts = tuple(f"text number {number}" for number in range(3 * embedder.plan.slots + 1))
         assert len(bench.run(embedder.embed(EmbedRequest(texts))).vectors) == len(texts)
+
+    def test_embedding_does_not_hold_the_loop_up(self, bench: Bench, embedder: Engine) -> None:
+        """Not even a text as long as it takes."""
+        words = "word " * max(1, embedder.plan.context_tokens // 2 - 8)
+        assert bench.run(longest_standstill(embedder.embed(EmbedRequest((words, words))))) < SOON_S / 2
+
+    def test_a_text_that_is_too_long_is_refused_and_the_engine_goes_on(self, bench: Bench, embedder: Engine) -> None:
+        """ContextLengthError, not a vector of its beginning."""
+        words = "word " * (2 * embedder.plan.context_tokens)
+        with pytest.raises(ContextLengthError):
+            bench.run(embedder.embed(EmbedRequest((words,))))
+        assert bench.run(embedder.embed(EmbedRequest(("a cat",)))).vectors
 
     def test_an_embedding_model_refuses_to_chat(self, bench: Bench, embedder: Engine) -> None:
         assert embedder.capabilities.embed

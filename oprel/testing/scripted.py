@@ -108,6 +108,7 @@ class ScriptedEngine(BaseEngine):
     async def embed(self, request: EmbedRequest) -> Embeddings:
         if not self.capabilities.embed:
             raise _unsupported("embed", self.plan)
+        self._check_context(request)
         with self._recorded("embed", request) as call:
             await self._pause(self.script.embed_delay_s)
             vectors = tuple(vector(text, self.script.dimensions, request.normalize) for text in request.inputs)
@@ -214,8 +215,11 @@ class ScriptedEngine(BaseEngine):
                 log_tail=self.log_tail(),
             )
 
-    def _check_context(self, request: GenerateRequest) -> None:
-        words = _prompt_tokens(request)
+    def _check_context(self, request: GenerateRequest | EmbedRequest) -> None:
+        if isinstance(request, EmbedRequest):
+            words = max(map(_count, request.inputs), default=0)
+        else:
+            words = _prompt_tokens(request)
         if words > self.plan.context_tokens:
             raise ContextLengthError(
                 f"the prompt has {words} tokens and the context holds {self.plan.context_tokens}: shorten the prompt",
@@ -255,6 +259,7 @@ class ScriptedDriver(Driver):
     """
 
     name = "scripted"
+    can = msgspec.structs.replace(_CHAT, embed=True)
 
     def __init__(
         self,
@@ -285,6 +290,11 @@ class ScriptedDriver(Driver):
 
     def availability(self, hardware: Hardware) -> Availability:
         return Availability(True, "scripted: needs nothing")
+
+    def capabilities(self, model: Model, hardware: Hardware) -> Capabilities:
+        script = self.script_of(model.name)
+        base = script.capabilities or (_EMBED if model.is_embedding else _CHAT)
+        return msgspec.structs.replace(base, context_tokens=model.context_tokens)
 
     def supports(self, model: Model) -> Support:
         if model.format not in self._formats:

@@ -17,8 +17,9 @@ from oprel.dialects.ollama.listing import Details, details, shown_capabilities
 from oprel.dialects.ollama.names import displayed
 from oprel.dialects.ollama.wire import ShowRequest, read
 from oprel.dialects.services import Services
+from oprel.drivers.prospects import Prospect
 from oprel.errors import ModelNotFoundError, OprelError
-from oprel.schema import Model
+from oprel.schema import Model, Plan
 from oprel.store import GgufMetadata, SkippedArray, read_gguf
 
 __all__ = ["show"]
@@ -40,6 +41,35 @@ class ShownTensor(Struct, frozen=True):
     shape: Sequence[int]
 
 
+class ShownPlan(Struct, frozen=True):
+    """What loading it would do, or did. `command` names files of this machine, as the model file does."""
+
+    engine: str
+    device: str
+    layers: int | None
+    gpu_layers: int | str
+    bytes_by_device: Mapping[str, int]
+    context_tokens: int
+    slots: int
+    threads: int
+    command: Sequence[str]
+    reasons: Mapping[str, str]
+
+
+class ShownServing(Struct, frozen=True):
+    """What Oprel tells beside Ollama's fields. `driver` None: nothing can serve the model."""
+
+    driver: str | None
+    reason: str
+    others: Mapping[str, str]
+    capabilities: Sequence[str]
+    sampling: Sequence[str]
+    context_tokens: int | None
+    loaded: bool
+    problem: str | None
+    plan: ShownPlan | None
+
+
 class Shown(Struct, frozen=True, kw_only=True, omit_defaults=True):
     license: str = ""
     modelfile: str = ""
@@ -53,6 +83,7 @@ class Shown(Struct, frozen=True, kw_only=True, omit_defaults=True):
     tensors: Sequence[ShownTensor] = ()
     capabilities: Sequence[str] = ()
     modified_at: str
+    oprel: ShownServing
 
 
 async def show(services: Services, body: bytes, *, user_agent: str = "") -> bytes:
@@ -64,12 +95,15 @@ async def show(services: Services, body: bytes, *, user_agent: str = "") -> byte
         _, model = await admission.find(services, raw, cloud_row="cloud_model_details")
     except ModelNotFoundError:
         raise refusal("no_such_model", name=displayed(raw)) from None
+    (prospect,) = await services.scheduler.prospects([model])
     # Copilot shows the base name, and would show one that differs from what its user chose.
     basename = raw if user_agent.startswith("GitHubCopilotChat/") else None
-    return await asyncio.to_thread(_shown, services, model, asked, displayed(raw), basename)
+    return await asyncio.to_thread(_shown, services, model, asked, displayed(raw), basename, prospect)
 
 
-def _shown(services: Services, model: Model, asked: ShowRequest, name: str, basename: str | None) -> bytes:
+def _shown(
+    services: Services, model: Model, asked: ShowRequest, name: str, basename: str | None, prospect: Prospect
+) -> bytes:
     weights = _metadata(services, model, asked.verbose)
     projector = next((file for file in model.files if file.role == "projector"), None)
     info = _model_info(weights, verbose=asked.verbose) if weights else _known_info(model)
@@ -91,7 +125,37 @@ def _shown(services: Services, model: Model, asked: ShowRequest, name: str, base
             tensors=[ShownTensor(t.name, t.type, t.shape) for t in weights.tensors] if weights else (),
             capabilities=[name for name in _CAPABILITIES if name in shown_capabilities(model)],
             modified_at=local_time(model.modified_at),
+            oprel=_serving(prospect),
         )
+    )
+
+
+def _serving(prospect: Prospect) -> ShownServing:
+    return ShownServing(
+        driver=prospect.driver,
+        reason=prospect.reason,
+        others=dict(prospect.others),
+        capabilities=prospect.capabilities.names,
+        sampling=sorted(prospect.capabilities.sampling),
+        context_tokens=prospect.context_tokens,
+        loaded=prospect.is_loaded,
+        problem=prospect.problem,
+        plan=None if prospect.plan is None else _plan(prospect.plan),
+    )
+
+
+def _plan(plan: Plan) -> ShownPlan:
+    return ShownPlan(
+        engine=plan.engine,
+        device=plan.device,
+        layers=plan.layers,
+        gpu_layers=plan.gpu_layers,
+        bytes_by_device=dict(plan.bytes_by_device),
+        context_tokens=plan.context_tokens,
+        slots=plan.slots,
+        threads=plan.threads,
+        command=plan.argv,
+        reasons=dict(plan.reasons),
     )
 
 

@@ -10,11 +10,12 @@ import msgspec
 
 from oprel.dialects.exchange import Answer, Head
 from oprel.dialects.headers import json_headers
-from oprel.dialects.openai.wire import ModelEntry, ModelList
+from oprel.dialects.openai.wire import ModelEntry, ModelList, ModelServing
 from oprel.schema import Model
 
 if TYPE_CHECKING:
     from oprel.dialects.services import Services
+    from oprel.drivers.prospects import Prospect
 
 __all__ = ["list_models", "retrieve_model"]
 
@@ -22,7 +23,9 @@ __all__ = ["list_models", "retrieve_model"]
 async def list_models(services: Services) -> Answer:
     """Each model under its name, and once more under each alias."""
     models = await asyncio.to_thread(services.catalog.list)
-    entries = {name: _entry(model, name) for model in models for name in _names(model)}
+    prospects = await services.scheduler.prospects(models)
+    told = zip(models, prospects, strict=True)
+    entries = {name: _entry(model, name, prospect) for model, prospect in told for name in _names(model)}
     content = msgspec.json.encode(ModelList("list", list(entries.values())))
     yield Head(200, json_headers(content))
     yield content
@@ -31,7 +34,8 @@ async def list_models(services: Services) -> Answer:
 async def retrieve_model(services: Services, name: str) -> Answer:
     """`id` is the name that was asked for."""
     model = await asyncio.to_thread(services.catalog.find, name)
-    content = msgspec.json.encode(_entry(model, name))
+    (prospect,) = await services.scheduler.prospects([model])
+    content = msgspec.json.encode(_entry(model, name, prospect))
     yield Head(200, json_headers(content))
     yield content
 
@@ -41,8 +45,15 @@ def _names(model: Model) -> Iterator[str]:
     yield from model.aliases
 
 
-def _entry(model: Model, name: str) -> ModelEntry:
-    return ModelEntry(name, "model", int(model.modified_at), _owner(model.name))
+def _entry(model: Model, name: str, prospect: Prospect) -> ModelEntry:
+    serving = ModelServing(
+        driver=prospect.driver,
+        capabilities=prospect.capabilities.names,
+        context_tokens=prospect.context_tokens,
+        loaded=prospect.is_loaded,
+        problem=prospect.problem,
+    )
+    return ModelEntry(name, "model", int(model.modified_at), _owner(model.name), serving)
 
 
 def _owner(name: str) -> str:

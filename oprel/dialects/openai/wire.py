@@ -38,6 +38,7 @@ __all__ = [
     "MessageBody",
     "ModelEntry",
     "ModelList",
+    "ModelServing",
     "NamedFunction",
     "PromptDetails",
     "RefusalContent",
@@ -385,11 +386,24 @@ class EmbeddingAnswer(Struct):
     usage: EmbeddingUsage
 
 
+class ModelServing(Struct):
+    """What would serve the model, or serves it now. `driver` None: nothing can, and `problem` says why."""
+
+    driver: str | None
+    capabilities: tuple[str, ...]
+    context_tokens: int | None
+    loaded: bool
+    problem: str | None
+
+
 class ModelEntry(Struct):
+    """`oprel` is what Oprel tells beside the published fields."""
+
     id: str
     object: str
     created: int
     owned_by: str
+    oprel: ModelServing
 
 
 class ModelList(Struct):

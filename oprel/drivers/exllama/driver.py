@@ -10,13 +10,25 @@ from oprel.drivers.exllama.options import ExllamaOptions
 from oprel.drivers.exllama.plan import gpus_of, make_plan
 from oprel.drivers.exllama.probe import probe_environment
 from oprel.errors import DriverUnavailableError, ModelDamagedError, UnsupportedError
-from oprel.schema import Availability, EngineProbe, Hardware, LoadOptions, Model, Plan, Support
+from oprel.schema import (
+    ALL_SAMPLING,
+    Availability,
+    Capabilities,
+    EngineProbe,
+    Hardware,
+    LoadOptions,
+    Model,
+    Plan,
+    Support,
+)
 
 __all__ = ["ExllamaV2Driver", "ExllamaV3Driver"]
 
 
 class _ExllamaDriver(Driver):
     flavour: ClassVar[Flavour]
+    # JSON and grammars need a library beside the engine, which only the engine can tell.
+    can = Capabilities(chat=True, complete=True, logprobs=True, tokenize=True, sampling=ALL_SAMPLING)
 
     def probe(self) -> tuple[EngineProbe, ...]:
         return (probe_environment(self.flavour, dict(self.options.executables).get(EXLLAMA)),)

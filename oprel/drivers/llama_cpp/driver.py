@@ -6,7 +6,17 @@ from oprel.drivers.contract import Driver, Engine
 from oprel.drivers.llama_cpp.plan import make_plan
 from oprel.drivers.llama_cpp.probe import DRIVER, LLAMA_SERVER, probe_engines
 from oprel.errors import DriverUnavailableError, ModelDamagedError, UnsupportedError
-from oprel.schema import Availability, EngineProbe, Hardware, LoadOptions, Model, Plan, Support
+from oprel.schema import (
+    ALL_SAMPLING,
+    Availability,
+    Capabilities,
+    EngineProbe,
+    Hardware,
+    LoadOptions,
+    Model,
+    Plan,
+    Support,
+)
 
 __all__ = ["LlamaCppDriver"]
 
@@ -15,6 +25,22 @@ class LlamaCppDriver(Driver):
     """Runs the configured llama-server, else the one on PATH, else the one inside the xllamacpp wheel."""
 
     name = DRIVER
+    can = Capabilities(
+        chat=True,
+        complete=True,
+        embed=True,
+        vision=True,
+        audio=True,
+        tools=True,
+        thinking=True,
+        json_schema=True,
+        grammar=True,
+        logprobs=True,
+        infill=True,
+        lora=True,
+        tokenize=True,
+        sampling=ALL_SAMPLING,
+    )
 
     def probe(self) -> tuple[EngineProbe, ...]:
         return probe_engines(dict(self.options.executables).get(LLAMA_SERVER))

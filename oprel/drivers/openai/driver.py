@@ -7,7 +7,17 @@ from urllib.parse import urlsplit
 
 from oprel.drivers.contract import Driver, Engine
 from oprel.errors import UnsupportedError
-from oprel.schema import Availability, Hardware, LoadOptions, Model, Plan, Support
+from oprel.schema import (
+    ALL_SAMPLING,
+    Availability,
+    Capabilities,
+    Hardware,
+    LoadOptions,
+    Model,
+    Plan,
+    Support,
+    promised,
+)
 
 if TYPE_CHECKING:
     from oprel.config import Remote
@@ -22,6 +32,20 @@ class OpenAIDriver(Driver):
     """For models of the `[remote.NAME]` tables and for no others."""
 
     name = "openai"
+    can = Capabilities(
+        chat=True,
+        complete=True,
+        embed=True,
+        vision=True,
+        audio=True,
+        tools=True,
+        thinking=True,
+        json_schema=True,
+        grammar=True,
+        logprobs=True,
+        infill=True,
+        sampling=ALL_SAMPLING,
+    )
 
     def availability(self, hardware: Hardware) -> Availability:
         if not self.options.remotes:
@@ -36,6 +60,20 @@ class OpenAIDriver(Driver):
         if self._remote_of(model) is None:
             return Support(supported=False, reason=f"there is no [remote.{model.remote.remote}] in the settings")
         return Support(supported=True, reason=f"it is {model.remote.id!r} of the remote {model.remote.remote!r}")
+
+    def capabilities(self, model: Model, hardware: Hardware) -> Capabilities:
+        """As far as the settings and the remote's listing say; which kind of server it is, is asked at the start."""
+        remote = self._remote_of(model)
+        if remote is None:
+            return promised(model, self.can)
+        from oprel.drivers.openai.servers import SERVERS, capabilities_of
+
+        return capabilities_of(
+            SERVERS.get(remote.server, SERVERS["openai"]),
+            stated=remote.capabilities,
+            told=model.capabilities,
+            context_tokens=remote.context_tokens or model.context_tokens,
+        )
 
     def plan(self, model: Model, options: LoadOptions, hardware: Hardware) -> Plan:
         remote = self._remote_of(model)

@@ -2,12 +2,28 @@
 
 from __future__ import annotations
 
+from contextlib import suppress
+
+import msgspec
+
 from oprel.drivers.contract import Driver, Engine
+from oprel.drivers.vllm.abilities import MOST
 from oprel.drivers.vllm.options import VllmOptions
+from oprel.drivers.vllm.parsers import reasoning_parser, tool_parser
 from oprel.drivers.vllm.plan import make_plan
 from oprel.drivers.vllm.probe import CPU_BUILD, DRIVER, probe_vllm
-from oprel.errors import DriverUnavailableError, ModelDamagedError, UnsupportedError
-from oprel.schema import Availability, EngineProbe, Hardware, LoadOptions, Model, Plan, Support
+from oprel.errors import DriverUnavailableError, ModelDamagedError, OprelError, UnsupportedError
+from oprel.schema import (
+    Availability,
+    Capabilities,
+    EngineProbe,
+    Hardware,
+    LoadOptions,
+    Model,
+    Plan,
+    Support,
+    promised,
+)
 
 __all__ = ["VllmDriver"]
 
@@ -16,6 +32,7 @@ class VllmDriver(Driver):
     """Runs the vLLM of the configured interpreter, else that of the `vllm` on PATH, else of Oprel's own."""
 
     name = DRIVER
+    can = MOST
 
     def probe(self) -> tuple[EngineProbe, ...]:
         return (probe_vllm(dict(self.options.executables).get(DRIVER)),)
@@ -40,6 +57,19 @@ class VllmDriver(Driver):
     def supports(self, model: Model) -> Support:
         refusal = _refusal(model)
         return Support(supported=refusal is None, reason=refusal or "it runs folders of safetensors")
+
+    def capabilities(self, model: Model, hardware: Hardware) -> Capabilities:
+        """Tools and thinking need a parser of vLLM's, besides the model's own word."""
+        said = promised(model, MOST)
+        template = model.chat_template or ""
+        with suppress(OprelError):  # settings that can't be read are told by the plan
+            own = VllmOptions.parse(dict(self.options.tables).get(DRIVER, {}), model.name)
+            return msgspec.structs.replace(
+                said,
+                tools=said.tools and bool(own.tool_parser or tool_parser(template)),
+                thinking=said.thinking and bool(own.reasoning_parser or reasoning_parser(template)),
+            )
+        return said
 
     def plan(self, model: Model, options: LoadOptions, hardware: Hardware) -> Plan:
         if model.damage is not None:

@@ -15,7 +15,6 @@ from oprel.drivers.upstream import HttpEngine, Quirks
 from oprel.errors import EngineFailedError
 from oprel.net import AnswerTimeout, CannotConnect, QuickClient, QuickError
 from oprel.schema import (
-    ALL_SAMPLING,
     Capabilities,
     ChatRequest,
     CompletionRequest,
@@ -26,13 +25,10 @@ from oprel.schema import (
     Sampling,
 )
 
-__all__ = ["SAMPLING", "VLLM", "VllmEngine"]
+__all__ = ["VLLM", "VllmEngine"]
 
 _HEALTH_LIMIT_S = 1.0
 _RUNNING = re.compile(rb"^vllm:num_requests_(?:running|waiting)\{[^}]*\} (\S+)$", re.MULTILINE)
-
-# What vLLM's requests have no field for.
-SAMPLING = ALL_SAMPLING - {"typical_p", "repeat_last_n"}
 
 VLLM = Quirks(
     completion_path="/v1/completions",

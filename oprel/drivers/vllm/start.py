@@ -13,7 +13,8 @@ import msgspec
 from oprel.drivers.children import Child, LogRing, Place, RunDirectory, built_environment
 from oprel.drivers.children.processes import tree_resident_bytes
 from oprel.drivers.contract import DriverOptions
-from oprel.drivers.vllm.engine import SAMPLING, VLLM, VllmEngine
+from oprel.drivers.vllm.abilities import MOST
+from oprel.drivers.vllm.engine import VLLM, VllmEngine
 from oprel.drivers.vllm.launch import ADAPTER, SOCKET, TEMPLATE
 from oprel.drivers.vllm.probe import DRIVER
 from oprel.drivers.vllm.report import Cause, LoadReport, classify
@@ -197,7 +198,7 @@ def _capabilities(plan: Plan, facts: FolderFacts) -> Capabilities:
         logprobs=True,
         lora="--enable-lora" in plan.argv,
         tokenize=True,
-        sampling=SAMPLING,
+        sampling=MOST.sampling,
         context_tokens=context,
     )
 

@@ -108,6 +108,27 @@ class TestListing:
         Registry(options)
 
 
+class TestDeclared:
+    def test_every_driver_of_ours_says_what_it_can(self, options: DriverOptions) -> None:
+        ours = [state for state in Registry(options).states() if state.origin.startswith("oprel ")]
+        assert {state.name for state in ours} >= {"llama_cpp"}
+        assert all(state.capabilities for state in ours if state.loaded), "declare `can`"
+
+    def test_a_third_partys_driver_may_say_so_too(self, install: Installer, options: DriverOptions) -> None:
+        can = "\n    from oprel.schema import Capabilities\n    can = Capabilities(embed=True)\n"
+        install("other", GOOD.format(name="other") + can)
+        state = next(s for s in Registry(options, wanted=("other",)).states() if s.name == "other")
+        assert state.capabilities == ("embed",)
+
+    def test_an_installation_that_is_broken_is_listed_without_an_origin(
+        self, install: Installer, options: DriverOptions, tmp_path: Path
+    ) -> None:
+        install("odd", GOOD.format(name="odd"))
+        (tmp_path / "site" / "oprel_test_odd-2.1.dist-info" / "METADATA").unlink()
+        state = next(s for s in Registry(options).states() if s.name == "odd")
+        assert state.origin == "unknown"
+
+
 class TestFailures:
     @pytest.mark.parametrize(
         ("source", "said"),

@@ -211,6 +211,16 @@ class TestListing:
         assert (found["c"].context_tokens, found["c"].capabilities) == (200000, {"completion", "tools"})
         assert [entry.id for entry in read_listing(b'[{"id":"x"}]')] == ["x"]
 
+    def test_another_oprel_tells_what_its_models_can(self) -> None:
+        told = {"driver": "llama_cpp", "capabilities": ["chat", "complete", "infill", "x", 7], "context_tokens": 512}
+        (entry,) = read_listing(json.dumps({"data": [{"id": "x", "oprel": told}]}).encode())
+        assert (entry.capabilities, entry.context_tokens) == ({"completion", "insert"}, 512)
+
+    @pytest.mark.parametrize("told", [None, [], "chat", {"capabilities": 7}, {"capabilities": None}])
+    def test_what_an_oprel_would_not_tell_says_nothing(self, told: object) -> None:
+        (entry,) = read_listing(json.dumps({"data": [{"id": "x", "oprel": told}]}).encode())
+        assert (entry.capabilities, entry.context_tokens) == (frozenset(), None)
+
     @pytest.mark.parametrize(
         "row", [5, None, {}, {"id": 5}, {"id": ""}, {"id": "x\ny"}, {"id": " x"}, {"id": "x" * 501}, {"id": None}]
     )

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import time
 from collections.abc import AsyncGenerator, Iterable
 from pathlib import Path
 from typing import Any
@@ -54,6 +55,8 @@ class BadEngine(ScriptedEngine):
                 return self._in_turn(stream)
             case "endless after death":
                 return self._deaf()
+            case "blocks":
+                return self._blocking(stream)
         return stream
 
     def _spoiled(self, request: Any) -> Any:
@@ -76,6 +79,12 @@ class BadEngine(ScriptedEngine):
             yield batch
         self.running -= 1
 
+    async def _blocking(self, stream: EventStream) -> AsyncGenerator[Any, None]:
+        async with contextlib.aclosing(stream):
+            async for batch in stream:
+                yield batch
+                time.sleep(1.2)  # noqa: ASYNC251 - this is the fault
+
     async def _in_turn(self, stream: EventStream) -> AsyncGenerator[Any, None]:
         self.__dict__.setdefault("turn", asyncio.Lock())
         async with self.__dict__["turn"], contextlib.aclosing(stream):
@@ -94,6 +103,8 @@ class BadEngine(ScriptedEngine):
             super()._check_context(request)
 
     async def embed(self, request: EmbedRequest) -> Embeddings:
+        if self.fault == "blocks":
+            time.sleep(1.2)  # noqa: ASYNC251 - this is the fault
         if self.fault == "never normalizes":
             request = msgspec.structs.replace(request, normalize=False)
         found = await super().embed(request)
@@ -240,6 +251,9 @@ def test_a_malformed_answer_is_found_out(broken: Any) -> None:
         ("endless after death", "test_death_is_noticed", ()),
         ("endless after death", "test_stopping_under_load_ends_the_streams", ()),
         ("cuts prompts", "test_a_prompt_that_is_too_long_is_refused_and_the_engine_goes_on", ()),
+        ("blocks", "test_it_does_not_hold_the_loop_up", ()),
+        ("blocks", "test_embedding_does_not_hold_the_loop_up", ()),
+        ("cuts prompts", "test_a_text_that_is_too_long_is_refused_and_the_engine_goes_on", ()),
         ("never normalizes", "test_vectors_have_unit_length_where_asked", ()),
         ("out of order", "test_one_vector_for_each_input_in_order", ()),
         ("one short", "test_more_inputs_than_slots", ()),

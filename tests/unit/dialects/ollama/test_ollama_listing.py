@@ -101,7 +101,7 @@ def test_show(serve: Serve) -> None:
     shown = served.json("/api/show", {"name": "TINY"})
     assert list(shown) == [
         "license", "modelfile", "parameters", "template", "system", "details", "messages", "model_info", "tensors",
-        "capabilities", "modified_at",
+        "capabilities", "modified_at", "oprel",
     ]  # fmt: skip
     assert shown["license"] == "MIT\nand more"
     assert shown["parameters"].splitlines() == [

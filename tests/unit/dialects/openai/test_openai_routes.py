@@ -14,7 +14,7 @@ from support.scripted_app import ScriptedApp, scripted_app
 
 from oprel.config import Settings
 from oprel.dialects.openai import router
-from oprel.schema import Capabilities, Model, ToolCall, events
+from oprel.schema import ALL_SAMPLING, Capabilities, Model, ToolCall, events
 from oprel.testing import Script, eventually, scripted_model, specs
 
 CHAT, COMPLETIONS, EMBEDDINGS = "/v1/chat/completions", "/v1/completions", "/v1/embeddings"
@@ -260,8 +260,46 @@ def test_models() -> None:
     names = [entry["id"] for entry in listed.json()["data"]]
     assert names == ["hf.co/owner/repo:Q4", "big", "bigger", "mini:latest", "tiny:latest"]
     assert listed.json()["data"][0]["owned_by"] == "owner"
-    assert one.json() == {"id": "hf.co/owner/repo:Q4", "object": "model", "created": 1_700_000_000, "owned_by": "owner"}
+    serving = one.json().pop("oprel")
+    assert one.json() == {
+        "id": "hf.co/owner/repo:Q4",
+        "object": "model",
+        "created": 1_700_000_000,
+        "owned_by": "owner",
+        "oprel": serving,
+    }
+    assert serving["driver"] == "scripted"
+    assert {"chat", "complete", "tools"} <= set(serving["capabilities"])
+    assert (serving["context_tokens"], serving["loaded"], serving["problem"]) == (4096, False, None)
     assert alias.json()["id"] == "big"
+
+
+def test_a_loaded_model_shows_what_its_engine_can() -> None:
+    script = Script(capabilities=Capabilities(chat=True, sampling=ALL_SAMPLING), context_tokens=77)
+
+    async def steps(app: ScriptedApp) -> list[Reply]:
+        return [await app.post(CHAT, HELLO), await app.get("/v1/models/tiny")]
+
+    _, shown = run(steps, script)
+    checked("/v1/models/x", shown, "GET")
+    assert shown.json()["oprel"] == {
+        "driver": "scripted",
+        "capabilities": ["chat"],
+        "context_tokens": 77,
+        "loaded": True,
+        "problem": None,
+    }
+
+
+def test_a_model_that_nothing_can_serve_says_why() -> None:
+    strange = scripted_model("strange:latest", format="punched-cards")
+    damaged = scripted_model("cut:latest", damage="its file is cut off")
+    listed = run(lambda app: app.get("/v1/models"), models=(strange, damaged))
+    checked("/v1/models", listed, "GET")
+    told = {entry["id"]: entry["oprel"] for entry in listed.json()["data"]}
+    assert told["strange:latest"]["driver"] is None
+    assert "strange:latest" in told["strange:latest"]["problem"]
+    assert "cut off" in told["cut:latest"]["problem"]
 
 
 def test_no_models_are_an_empty_list() -> None:
