@@ -111,6 +111,13 @@ def test_the_plainest_form(pattern: str, text: str) -> None:
     assert checked_pattern(pattern).text == text
 
 
+@pytest.mark.parametrize("space", ["\u00a0", "\u2003", "\u3000", "\ufeff"])
+def test_what_is_no_space_leaves_out_spaces_beyond_ascii(space: str) -> None:
+    plain = checked_pattern(r"^\S$").text
+    assert not re.search(plain, space)
+    assert re.search(plain, "é") and re.search(plain, "\x85")
+
+
 PATTERNS = st.text(alphabet="ab(|)[]?*+{}0123456789,^$\\.-dws:n ", max_size=40)
 
 
@@ -132,4 +139,5 @@ def test_the_plain_form_matches_no_more(pattern: str, data: st.DataObject) -> No
     text = data.draw(st.from_regex(re.compile(plain), fullmatch=True))
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", FutureWarning)  # sets that Python may read otherwise one day
-        assert re.search(pattern, text)
+        # As ECMA-262 reads it, whose classes are ASCII's.
+        assert re.search(pattern, text, re.ASCII)
