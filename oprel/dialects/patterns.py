@@ -107,8 +107,7 @@ _WORD = _joined(((0x30, 0x39), (0x41, 0x5A), (0x5F, 0x5F), (0x61, 0x7A)))
 _SPACE = _of(" \t\n\r\f\v")
 # What ECMA-262 calls white space beyond ASCII: `\S` leaves it out, and `\s` needn't let it in.
 _WIDE_SPACE = _joined(
-    ((0xA0, 0xA0), (0x1680, 0x1680), (0x2000, 0x200A), (0x2028, 0x2029), (0x202F, 0x202F), (0x205F, 0x205F))
-    + ((0x3000, 0x3000), (0xFEFF, 0xFEFF))
+    ((160, 160), (5760, 5760), (8192, 8202), (8232, 8233), (8239, 8239), (8287, 8287), (12288, 12288), (65279, 65279))
 )
 _CLASSES = {
     "d": _DIGIT,
