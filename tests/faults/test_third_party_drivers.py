@@ -139,7 +139,7 @@ def test_a_driver_that_can_not_even_be_made(serve: Serve, source: str, said: str
     assert "odd" in error
     assert said in error
     shown = httpx.post(f"{server.url}/api/show", json={"model": "tiny"}).json()["oprel"]
-    assert shown["driver"] is None
+    assert "driver" not in shown
     assert said in shown["others"]["odd"]
     goes_on(server)
 

@@ -41,12 +41,11 @@ class ShownTensor(Struct, frozen=True):
     shape: Sequence[int]
 
 
-class ShownPlan(Struct, frozen=True):
+class ShownPlan(Struct, frozen=True, omit_defaults=True):
     """What loading it would do, or did. `command` names files of this machine, as the model file does."""
 
     engine: str
     device: str
-    layers: int | None
     gpu_layers: int | str
     bytes_by_device: Mapping[str, int]
     context_tokens: int
@@ -54,20 +53,21 @@ class ShownPlan(Struct, frozen=True):
     threads: int
     command: Sequence[str]
     reasons: Mapping[str, str]
+    layers: int | None = None
 
 
-class ShownServing(Struct, frozen=True):
-    """What Oprel tells beside Ollama's fields. `driver` None: nothing can serve the model."""
+class ShownServing(Struct, frozen=True, omit_defaults=True):
+    """What Oprel tells beside Ollama's fields. No `driver`: nothing can serve the model, and `problem` says why."""
 
-    driver: str | None
     reason: str
     others: Mapping[str, str]
     capabilities: Sequence[str]
     sampling: Sequence[str]
-    context_tokens: int | None
     loaded: bool
-    problem: str | None
-    plan: ShownPlan | None
+    driver: str | None = None
+    context_tokens: int | None = None
+    problem: str | None = None
+    plan: ShownPlan | None = None
 
 
 class Shown(Struct, frozen=True, kw_only=True, omit_defaults=True):

@@ -386,14 +386,14 @@ class EmbeddingAnswer(Struct):
     usage: EmbeddingUsage
 
 
-class ModelServing(Struct):
-    """What would serve the model, or serves it now. `driver` None: nothing can, and `problem` says why."""
+class ModelServing(Struct, omit_defaults=True):
+    """What would serve the model, or serves it now. No `driver`: nothing can, and `problem` says why."""
 
-    driver: str | None
     capabilities: tuple[str, ...]
-    context_tokens: int | None
     loaded: bool
-    problem: str | None
+    driver: str | None = None
+    context_tokens: int | None = None
+    problem: str | None = None
 
 
 class ModelEntry(Struct):
