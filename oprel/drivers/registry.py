@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import importlib.metadata
 import threading
-from collections.abc import Iterable, Iterator, Sequence
+import time
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import Any
 
 import msgspec
@@ -26,6 +27,9 @@ _METHODS = ("availability", "plan", "probe", "start", "supports")
 _OURS = "oprel.drivers."
 _IMPORT_S = 60.0
 """For making a third party's driver, its import included."""
+_PROBE_REST_S = 30.0
+_PROBE_REST_FACTOR = 20.0
+"""An engine that wasn't found is looked for again after the longer of 30 s and 20 times what the looking took."""
 
 
 class DriverState(msgspec.Struct, frozen=True):
@@ -50,6 +54,12 @@ class _Entry:
         self.driver: Driver | None = None
         self.problem: str | None = None
         self.probes: tuple[EngineProbe, ...] | None = None
+        self.probed_again_at = 0.0
+
+    @property
+    def has_found(self) -> bool:
+        """An engine that can be used; there are drivers that have none to find."""
+        return self.probes is not None and (not self.probes or any(probe.problem is None for probe in self.probes))
 
 
 class Registry:
@@ -59,8 +69,11 @@ class Registry:
     are probed with those of the built-in ones. Making a registry imports nothing and looks at nothing.
     """
 
-    def __init__(self, options: DriverOptions, *, wanted: Sequence[str] = ()) -> None:
+    def __init__(
+        self, options: DriverOptions, *, wanted: Sequence[str] = (), clock: Callable[[], float] = time.monotonic
+    ) -> None:
         self.options = options
+        self._clock = clock
         self._wanted = tuple(name for name in wanted if name != AUTO)
         self._entries: dict[str, _Entry] | None = None
         self._registered: dict[str, _Entry] = {}
@@ -136,7 +149,8 @@ class Registry:
         return tuple((name, self._why_not(self._entry(name), model, hardware, chosen)) for name in names)
 
     def probe(self) -> tuple[EngineProbe, ...]:
-        """What the drivers that may be chosen found out about their engines, in order; each is asked once. Blocks."""
+        """What the drivers that may be chosen found out about their engines, in order. Each is asked once; one whose
+        engine wasn't there is asked again after a rest, so that installing it needs no restart. Blocks."""
         found: list[EngineProbe] = []
         for name in self._auto_names():
             entry = self._entry(name)
@@ -199,8 +213,11 @@ class Registry:
         if entry.driver is None:
             return ()
         with self._lock:
-            if entry.probes is None:
+            if entry.probes is None or (not entry.has_found and self._clock() >= entry.probed_again_at):
+                began = self._clock()
                 entry.probes = _ask_probes(entry.name, entry.driver)
+                ended = self._clock()
+                entry.probed_again_at = ended + max(_PROBE_REST_S, _PROBE_REST_FACTOR * (ended - began))
         return entry.probes
 
     def _entry(self, name: str) -> _Entry:

@@ -242,6 +242,27 @@ class TestMachine:
         assert oprel("drivers").out.splitlines()[0].split() == ["DRIVER", "STATE", "FROM", "WHY"]
         assert any(driver["name"] == "llama_cpp" for driver in json.loads(oprel("drivers", "--json").out))
 
+    @pytest.mark.parametrize(
+        ("name", "fix"),
+        [
+            ("exllamav2", "exllama_python"),
+            ("exllamav3", "exllama_python"),
+            ("openai", "[remote.NAME]"),
+            ("vllm", "--vllm-python"),
+        ],
+    )
+    def test_a_driver_that_can_not_be_used_says_what_would_fix_it(
+        self, oprel: Oprel, monkeypatch: pytest.MonkeyPatch, tmp_path: Path, name: str, fix: str
+    ) -> None:
+        """None of them has to be chosen to be told of."""
+        monkeypatch.setenv("PATH", str(tmp_path))
+        (told,) = (driver for driver in json.loads(oprel("drivers", "--json").out) if driver["name"] == name)
+        assert (told["usable"], told["loaded"]) == (False, True)
+        assert fix in told["reason"]
+        assert "chat" in told["capabilities"]
+        (line,) = (line for line in oprel("drivers").out.splitlines() if line.startswith(f"{name} ") and fix in line)
+        assert "not usable" in line
+
     def test_plan_of_a_model_that_is_not_there(self, oprel: Oprel) -> None:
         ended = oprel("plan", "absent")
         assert ended.code == 1

@@ -7,6 +7,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import msgspec
 import pytest
 from support.llama_models import GIB, make_hardware, make_model
 
@@ -233,6 +234,47 @@ class TestHardware:
         registry.register("in_process", driver)
         first, second = registry.hardware(), registry.hardware()
         assert first.engines == second.engines
+        assert driver.asked == 1
+
+    def test_an_engine_that_was_not_there_is_looked_for_again_after_a_rest(self, options: DriverOptions) -> None:
+        """Installing it needs no restart; looking costs no more than a twentieth of the time."""
+        now = 0.0
+        looking_s = 0.0
+
+        class Late(InProcess):
+            def probe(self) -> tuple[EngineProbe, ...]:
+                nonlocal now
+                now += looking_s
+                return super().probe()
+
+        registry = Registry(options, clock=lambda: now)
+        missing = EngineProbe(driver="in_process", engine="e", command=(), problem="it isn't installed")
+        driver = Late(options, probes=(missing,))
+        registry.register("in_process", driver)
+        registry.hardware()
+        now, looking_s = 29.0, 2.0
+        registry.hardware()
+        assert driver.asked == 1
+        now = 30.0
+        registry.hardware()
+        now = 32.0 + 39.0
+        registry.hardware()
+        assert driver.asked == 2, "the second time took 2 s, so that it rests for 40"
+        now = 32.0 + 40.0
+        driver.probes = (msgspec.structs.replace(missing, command=("e",), problem=None),)
+        assert driver.probes[0] in registry.hardware().engines
+        now = 10_000.0
+        registry.hardware()
+        assert driver.asked == 3, "what was found isn't looked for again"
+
+    def test_a_driver_without_an_engine_to_find_is_asked_once(self, options: DriverOptions) -> None:
+        now = 0.0
+        registry = Registry(options, clock=lambda: now)
+        driver = InProcess(options)
+        registry.register("in_process", driver)
+        registry.hardware()
+        now = 10_000.0
+        registry.hardware()
         assert driver.asked == 1
 
     def test_free_memory_of_devices_is_of_now(self, options: DriverOptions, monkeypatch: pytest.MonkeyPatch) -> None:
