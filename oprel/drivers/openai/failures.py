@@ -40,7 +40,7 @@ class RemoteFailures(Failures):
             return self._failed(f"redirects (status {status}): set its url to where that leads, nothing is followed")
         is_page = content_type.startswith("text/html") or body.lstrip()[:1] == b"<"
         if status in _BUSY:
-            return self._busy(status, self._said(body), retry_after)
+            return self._busy(status, self._said(body), retry_after, self._code(body))
         if status in _GONE:
             return RemoteGoneError(f"{self.named} isn't there: what stands before it says {status}", driver=self.driver)
         if is_page:
@@ -57,7 +57,7 @@ class RemoteFailures(Failures):
         if status in (401, 403):
             return self._refused_key(status)
         if status in _BUSY:
-            return self._busy(status, told.text, f"{told.retry_after_s:g}")
+            return self._busy(status, told.text, f"{told.retry_after_s:g}", told.code)
         if status == 404:
             return self._not_there(told.text)
         return super().by_status(status, told)
@@ -86,9 +86,9 @@ class RemoteFailures(Failures):
             f"doesn't have the model {self._id!r}, or its url isn't that of an API (status 404: {text})"
         )
 
-    def _busy(self, status: int, text: str, retry_after: str) -> OprelError:
-        if "quota" in text.lower():
-            return self._failed(f"has no quota left: {text}")  # waiting doesn't help
+    def _busy(self, status: int, text: str, retry_after: str, code: str) -> OprelError:
+        if "quota" in text.lower() or code == "insufficient_quota":
+            return self._failed(f"has no quota left: {text or code}")  # waiting doesn't help
         wait_s = retry_after_s(retry_after)
         said = f": {text}" if text else ""
         return BusyError(
@@ -100,6 +100,10 @@ class RemoteFailures(Failures):
         """What it said, for a sentence of ours."""
         error = self.error_in(body)
         return shortened(error.message or "") if error is not None else ""
+
+    def _code(self, body: bytes) -> str:
+        error = self.error_in(body)
+        return str(error.code or "") if error is not None else ""
 
     def _failed(self, text: str) -> EngineFailedError:
         return EngineFailedError(f"{self.named} {text}", driver=self.driver)
