@@ -22,6 +22,7 @@ __all__ = [
     "as_seconds",
     "as_size",
     "as_table",
+    "as_texts",
     "as_text",
     "as_whole",
     "as_words",
@@ -114,6 +115,12 @@ def as_table(value: Any, home: Path) -> dict[str, Any]:
     if not isinstance(value, dict):
         raise ValueError
     return value
+
+
+def as_texts(value: Any, home: Path) -> dict[str, str]:
+    if not isinstance(value, dict) or not all(isinstance(text, str) and text.strip() for text in value.values()):
+        raise ValueError
+    return {name: text.strip() for name, text in value.items()}
 
 
 def as_key(value: Any, home: Path) -> tuple[str, ...]:

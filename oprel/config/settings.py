@@ -28,6 +28,7 @@ class Settings(BaseModel):
     aliases_file: Path | None = None
     driver: str = "auto"
     drivers: tuple[str, ...] = ()  # third parties' drivers that `auto` may choose
+    model_drivers: dict[str, str] = {}  # by a model's name: the driver that runs it
     llama_server: Path | None = None
     exllama_python: Path | None = None  # an interpreter that has exllamav2, exllamav3 or both
     exllama: dict[str, Any] = {}  # the table [exllama]: its drivers' options, checked by oprel.drivers.exllama

@@ -15,6 +15,7 @@ from oprel.config.readers import (
     as_size,
     as_table,
     as_text,
+    as_texts,
     as_whole,
     as_words,
     as_yes_or_no,
@@ -51,6 +52,9 @@ SETTINGS: dict[str, Setting] = {
     "aliases_file": Setting("aliases_file", as_path, _PATH),
     "driver": Setting("driver", as_text, "auto, or a driver's name (see `oprel drivers`)"),
     "drivers": Setting("drivers", as_words, "a list of drivers' names", project=False),
+    "model_drivers": Setting(
+        "model_drivers", as_texts, 'a table [model_drivers] in the config file, with lines such as "NAME" = "vllm"'
+    ),
     "llama_server": Setting("llama_server", as_path, "the path of a llama-server program", project=False),
     "exllama_python": Setting(
         "exllama_python", as_path, "the path of a Python that has exllamav2 or exllamav3", project=False

@@ -5,16 +5,18 @@ from __future__ import annotations
 import importlib.metadata
 import threading
 import time
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from types import MappingProxyType
 from typing import Any
 
 import msgspec
 
 from oprel.drivers.calls import Hung, Raised, bounded, described
 from oprel.drivers.contract import CONTRACT_VERSION, Driver, DriverOptions
-from oprel.errors import DriverUnavailableError, UnsupportedError
+from oprel.errors import ConfigError, DriverUnavailableError, InvalidNameError, UnsupportedError
 from oprel.hardware import detect_hardware, with_free_memory
 from oprel.schema import Availability, Capabilities, Device, EngineProbe, Gpu, Hardware, Model, Support
+from oprel.store import ModelName
 
 __all__ = ["AUTO", "GROUP", "DriverState", "Registry"]
 
@@ -66,13 +68,20 @@ class Registry:
     """All drivers that are installed or were registered; safe to ask from several threads.
 
     `wanted` names the drivers that `--driver` and `drivers = […]` choose: `auto` may use them too, and their engines
-    are probed with those of the built-in ones. Making a registry imports nothing and looks at nothing.
+    are probed with those of the built-in ones. `model_drivers` names a driver by a model's name, which is probed too;
+    ConfigError for what is no name. Making a registry imports nothing and looks at nothing.
     """
 
     def __init__(
-        self, options: DriverOptions, *, wanted: Sequence[str] = (), clock: Callable[[], float] = time.monotonic
+        self,
+        options: DriverOptions,
+        *,
+        wanted: Sequence[str] = (),
+        model_drivers: Mapping[str, str] = MappingProxyType({}),
+        clock: Callable[[], float] = time.monotonic,
     ) -> None:
         self.options = options
+        self._model_drivers = {_model_key(model): driver for model, driver in model_drivers.items()}
         self._clock = clock
         self._wanted = tuple(name for name in wanted if name != AUTO)
         self._entries: dict[str, _Entry] | None = None
@@ -113,9 +122,11 @@ class Registry:
         return entry.driver
 
     def choose(self, model: Model, hardware: Hardware, wanted: str = AUTO) -> tuple[Driver, str]:
-        """The driver for `model` and the reason for it: the one that the model's configuration names, or the wanted
-        one, or the first that is usable here and supports the model. Raises DriverUnavailableError or UnsupportedError
-        with every reason."""
+        """The driver for `model` and the reason for it: the one that the settings name for it, or that the model
+        itself names, or the wanted one, or the first that is usable here and supports the model. Raises
+        DriverUnavailableError or UnsupportedError with every reason."""
+        if (named := self._named_for(model)) is not None:
+            return self._insist(named, model, hardware, because="[model_drivers] names it for this model")
         if model.driver is not None:
             return self._insist(model.driver, model, hardware, because="the model's configuration names it")
         if wanted != AUTO:
@@ -152,7 +163,7 @@ class Registry:
         """What the drivers that may be chosen found out about their engines, in order. Each is asked once; one whose
         engine wasn't there is asked again after a rest, so that installing it needs no restart. Blocks."""
         found: list[EngineProbe] = []
-        for name in self._auto_names():
+        for name in self._probed_names():
             entry = self._entry(name)
             self._load(entry)
             found += self._probes(entry)
@@ -185,6 +196,15 @@ class Registry:
             raise DriverUnavailableError(f"The driver {name!r} can't be used: {available.reason}", driver=name)
         return driver, f"{name}, since {because}: {support.reason}"
 
+    def _named_for(self, model: Model) -> str | None:
+        if not self._model_drivers:
+            return None
+        try:
+            named = self._model_drivers.get(ModelName.parse(model.name).key)
+        except InvalidNameError:  # a file on the command line
+            return None
+        return None if named == AUTO else named
+
     def _why_not(self, entry: _Entry, model: Model, hardware: Hardware, chosen: str | None) -> str:
         if entry.driver is None:
             return entry.problem or _not_chosen(entry.name)
@@ -200,6 +220,11 @@ class Registry:
         known = {**self._installed(), **self._registered}
         ordered = dict.fromkeys((*_AUTO_ORDER, *self._wanted, *self._registered))
         return (name for name in ordered if name in known)
+
+    def _probed_names(self) -> Iterator[str]:
+        known = {**self._installed(), **self._registered}
+        named = (name for name in self._model_drivers.values() if name in known)
+        return iter(dict.fromkeys((*self._auto_names(), *named)))
 
     def _availability(self, entry: _Entry, hardware: Hardware) -> Availability:
         if entry.driver is None:
@@ -280,6 +305,13 @@ def _listed() -> Iterator[tuple[str, _Entry]]:
         if len(claims) > 1:
             entry.problem = f"several packages claim this name ({', '.join(claims)}): uninstall all but one"
         yield name, entry
+
+
+def _model_key(name: str) -> tuple[str, str, str, str]:
+    try:
+        return ModelName.parse(name).key
+    except InvalidNameError as error:
+        raise ConfigError(f"[model_drivers]: {name!r} is not the name of a model") from error
 
 
 def _points() -> list[importlib.metadata.EntryPoint]:

@@ -49,7 +49,7 @@ class Scheduler:
         self._settings = settings
         self._clock = clock or SystemClock()
         self._owner = Owner(registry=registry, settings=settings, clock=self._clock)
-        self._drivers: dict[str, Driver] = {}
+        self._drivers: dict[tuple[str, str], Driver] = {}
         self._running: asyncio.Task[None] | None = None
         self._preloading: asyncio.Task[None] | None = None
         self._is_preloaded = not settings.preload
@@ -111,11 +111,11 @@ class Scheduler:
     def _resolve(self, name: str) -> tuple[Model, Driver]:
         model = self._catalog.find(name)
         check_undamaged(model)
-        driver = self._drivers.get(model.digest)
+        driver = self._drivers.get((model.name, model.digest))
         if driver is None:
             driver, reason = self._registry.choose(model, self._registry.hardware(), self._settings.driver)
             _log.info("%s runs on %s: %s", model.name, driver.name, reason)
-            self._drivers[model.digest] = driver
+            self._drivers[model.name, model.digest] = driver
         return model, driver
 
     async def prospects(self, models: Sequence[Model]) -> tuple[Prospect, ...]:

@@ -86,4 +86,4 @@ def make_registry(settings: Settings) -> Registry:
         stall_timeout_s=settings.stall_timeout,
     )
     # Light to import, and it takes no model but those that the settings put on other servers.
-    return Registry(options, wanted=(settings.driver, *settings.drivers, OPENAI))
+    return Registry(options, wanted=(settings.driver, *settings.drivers, OPENAI), model_drivers=settings.model_drivers)

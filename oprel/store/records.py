@@ -31,6 +31,7 @@ __all__ = ["build_model", "damage_of_files"]
 
 _ROLES = {"model": "weights", "projector": "projector", "adapter": "adapter", "draft": "draft"}
 _GGUF = "gguf"
+_AUTO = "auto"
 
 
 class _StoredMessage(Struct, frozen=True):
@@ -86,6 +87,7 @@ def _files(manifest: Manifest, root: Path) -> tuple[ModelFile, ...]:
 def _described(model: Model, manifest: Manifest, entry: ManifestEntry, cache: MetadataCache) -> Model:
     root = entry.root
     config: ModelConfig = decode_json(_read(manifest.config, root), ModelConfig)
+    parameters = _parameters(manifest, root)
     model = replace(
         model,
         format=config.model_format or _GGUF,
@@ -98,7 +100,8 @@ def _described(model: Model, manifest: Manifest, entry: ManifestEntry, cache: Me
         template=_text(manifest, "template", root),
         system=_text(manifest, "system", root),
         licenses=tuple(_decoded(layer, root) for layer in manifest.of_kind("license")),
-        parameters=_parameters(manifest, root),
+        parameters=parameters,
+        driver=_driver(parameters),
         messages=_messages(manifest, root),
         parent=next((layer.origin for layer in manifest.of_kind("model") if layer.origin), ""),
     )
@@ -170,6 +173,12 @@ def _parameters(manifest: Manifest, root: Path) -> tuple[tuple[str, object], ...
         values: dict[str, Any] = decode_json(_read(layer, root), dict[str, Any])
         found.update({key: tuple(value) if isinstance(value, list) else value for key, value in values.items()})
     return tuple(found.items())
+
+
+def _driver(parameters: tuple[tuple[str, object], ...]) -> str | None:
+    """The one that a Modelfile's `PARAMETER driver NAME` chose; Ollama passes over it, with a remark in its log."""
+    named = dict(parameters).get("driver")
+    return named if isinstance(named, str) and named not in ("", _AUTO) else None
 
 
 def _messages(manifest: Manifest, root: Path) -> tuple[Message, ...]:

@@ -28,6 +28,9 @@ from oprel.testing.served import Served, ServedContract, served
 __all__ = ["Installed", "TestContract", "TestServed", "is_embedder"]
 
 _CUT_BYTES = 65_536
+# Engines that compile or read much take minutes; the check as a whole has its own limit.
+_START_LIMIT_S = 600.0
+_STOP_LIMIT_S = 30.0
 
 
 @dataclass(frozen=True)
@@ -52,7 +55,13 @@ class Installed:
     def make(self, options: DriverOptions) -> Driver:
         """Another one of its kind, which notes the processes that its engines start."""
         own = self.driver.options
-        full = msgspec.structs.replace(options, executables=own.executables, remotes=own.remotes, tables=own.tables)
+        full = msgspec.structs.replace(
+            options,
+            executables=own.executables,
+            remotes=own.remotes,
+            tables=own.tables,
+            start_timeout_s=own.start_timeout_s,
+        )
         return _noting(type(self.driver)(full))
 
 
@@ -82,6 +91,8 @@ class TestContract(DriverContract):
             embed=installed.embed,
             damaged=_damaged(whole, tmp_path_factory.mktemp("damaged")) if whole is not None else None,
             kill=_kill,
+            start_limit_s=_START_LIMIT_S,
+            stop_limit_s=_STOP_LIMIT_S,
         )
 
 
@@ -111,19 +122,23 @@ def _registry(settings: Settings, name: str, folders: pytest.TempPathFactory) ->
 
 
 def _damaged(model: Model, folder: Path) -> Model | None:
-    """The same with weights that break off; None where there is no file to cut."""
+    """The same with weights that break off, what else lies beside them there too; None where there is no file to
+    cut."""
+    weights = [Path(file.path) for file in model.files if file.role == "weights" and Path(file.path).is_file()]
+    if not weights:
+        return None
+    root = weights[0].parent
     files = []
     for file in model.files:
         path = Path(file.path)
-        if file.role != "weights" or not path.is_file():
+        if path not in weights and not path.is_relative_to(root):
             files.append(file)
             continue
-        cut = folder / path.name
+        copy = folder / (path.relative_to(root) if path.is_relative_to(root) else path.name)
+        copy.parent.mkdir(parents=True, exist_ok=True)
         with path.open("rb") as whole:
-            cut.write_bytes(whole.read(min(_CUT_BYTES, file.size_bytes // 2)))
-        files.append(ModelFile("weights", str(cut), file.digest, cut.stat().st_size))
-    if tuple(files) == model.files:
-        return None
+            copy.write_bytes(whole.read(min(_CUT_BYTES, file.size_bytes // 2) if path in weights else -1))
+        files.append(ModelFile(file.role, str(copy), file.digest, copy.stat().st_size))
     return msgspec.structs.replace(model, name="damaged:latest", files=tuple(files))
 
 

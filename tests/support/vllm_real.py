@@ -3,6 +3,7 @@
 | variable | meaning |
 |---|---|
 | `OPREL_TEST_VLLM_PYTHON` | a Python that has vLLM (`tests/vllm/make_env.sh` makes one); without it these tests skip |
+| `OPREL_TEST_REQUIRE_VLLM` | 1: its absence is a failure, not a skip |
 
 Models are made once with that Python and kept in the tests' cache.
 """
@@ -16,6 +17,7 @@ import zipfile
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import NoReturn
 
 import pytest
 
@@ -30,12 +32,18 @@ _MAKE_MODEL = Path(__file__).resolve().parent.parent / "vllm" / "make_model.py"
 
 def vllm_python() -> Path:
     """Skips the test where there is none."""
-    named = os.environ.get("OPREL_TEST_VLLM_PYTHON")
+    named = os.environ.get("OPREL_TEST_VLLM_PYTHON", "")
     if not named:
-        pytest.skip("OPREL_TEST_VLLM_PYTHON is not set: tests/vllm/make_env.sh makes an environment and tells its name")
+        _absent("OPREL_TEST_VLLM_PYTHON is not set: tests/vllm/make_env.sh makes an environment and tells its name")
     if not os.access(named, os.X_OK):
-        pytest.skip(f"OPREL_TEST_VLLM_PYTHON names {named}, which can't be run")
+        _absent(f"OPREL_TEST_VLLM_PYTHON names {named}, which can't be run")
     return Path(named)
+
+
+def _absent(why: str) -> NoReturn:
+    if os.environ.get("OPREL_TEST_REQUIRE_VLLM") == "1":
+        pytest.fail(why)
+    pytest.skip(why)
 
 
 def smol_folder() -> Path:

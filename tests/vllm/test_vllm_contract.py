@@ -1,4 +1,4 @@
-"""The driver contract on a real vLLM."""
+"""The driver contract on a real vLLM, and what `oprel drivers check` says of it."""
 
 from __future__ import annotations
 

@@ -48,6 +48,7 @@ def test_nothing_outlives_a_server_that_is_killed(python: Path, trees: Trees) ->
         wait_until(lambda: not any(is_alive(pid) for pid in left), what=f"the processes {left} to be gone")
 
 
+@pytest.mark.vllm_full
 @pytest.mark.parametrize("which", ["server", "worker"])
 def test_a_part_that_dies_takes_the_rest_along(python: Path, trees: Trees, which: str) -> None:
     with serve(python, trees, expect_clean=False) as server:
@@ -81,6 +82,7 @@ WRONG: dict[str, tuple[tuple[str, ...], str, str]] = {
 }
 
 
+@pytest.mark.vllm_full
 @pytest.mark.parametrize(("words", "cause", "said"), WRONG.values(), ids=WRONG.keys())
 def test_what_it_rejects_is_one_sentence(
     python: Path, trees: Trees, tmp_path: Path, words: tuple[str, ...], cause: str, said: str
@@ -98,6 +100,7 @@ def test_what_it_rejects_is_one_sentence(
     assert list(run_dir.iterdir()) == []
 
 
+@pytest.mark.vllm_full
 def test_no_room_for_the_cache_is_memory(python: Path, trees: Trees, tmp_path: Path) -> None:
     driver = VllmDriver(DriverOptions(run_dir=str(tmp_path / "run"), executables=(("vllm", str(python)),)))
     model = trees.find("tiny")

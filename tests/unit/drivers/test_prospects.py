@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+from types import MappingProxyType
 from typing import Any
 
+import msgspec
 import pytest
 from support.llama_models import make_model
 
 from oprel.drivers import DriverOptions
 from oprel.drivers.prospects import Prospect, look_ahead
 from oprel.drivers.registry import Registry
+from oprel.errors import ConfigError
 from oprel.schema import (
     ALL_SAMPLING,
     Availability,
@@ -43,8 +47,13 @@ class Planless(ScriptedDriver):
         raise ZeroDivisionError("oh")
 
 
-def ahead(*drivers: ScriptedDriver, model: Model | None = None, wanted: str = "auto") -> Prospect:
-    registry = Registry(DriverOptions(run_dir=""))
+def ahead(
+    *drivers: ScriptedDriver,
+    model: Model | None = None,
+    wanted: str = "auto",
+    model_drivers: Mapping[str, str] = MappingProxyType({}),
+) -> Prospect:
+    registry = Registry(DriverOptions(run_dir=""), model_drivers=model_drivers)
     registry._entries = {}
     for driver in drivers:
         registry.register(driver.name, driver)
@@ -72,6 +81,35 @@ def test_what_is_asked_for_is_the_reason() -> None:
     found = ahead(named("first"), named("second"), wanted="second")
     assert (found.driver, "asked for" in found.reason) == ("second", True)
     assert dict(found.others) == {"first": "it could run it; second comes first"}
+
+
+def test_the_settings_choose_for_one_model() -> None:
+    """Whatever way its name is written; other models are left as they are."""
+    first, second = named("first"), named("second")
+    settings = {"Scripted:Latest": "second", "other": "first"}
+    found = ahead(first, second, model_drivers=settings)
+    assert found.driver == "second"
+    assert found.reason.startswith("second, since [model_drivers] names it for this model: ")
+    assert ahead(first, second, wanted="first", model_drivers=settings).driver == "second"
+    third = scripted_model("third:latest")
+    assert ahead(first, second, model=third, model_drivers=settings).driver == "first"
+    assert ahead(first, second, model_drivers={"scripted": "auto"}).driver == "first"
+
+
+def test_the_settings_come_before_the_model_itself() -> None:
+    model = msgspec.structs.replace(scripted_model(), driver="first")
+    assert ahead(named("first"), named("second"), model=model).driver == "first"
+    assert ahead(named("first"), named("second"), model=model, model_drivers={"scripted": "second"}).driver == "second"
+
+
+def test_a_driver_that_the_settings_name_and_nobody_installed() -> None:
+    problem = ahead(named("first"), model_drivers={"scripted": "secnod"}).problem
+    assert problem is not None and "There is no driver 'secnod': installed are first" in problem
+
+
+def test_what_is_no_name_is_told_when_the_settings_are_read() -> None:
+    with pytest.raises(ConfigError, match=r"\[model_drivers\]: '\.\./x' is not the name of a model"):
+        ahead(named("first"), model_drivers={"../x": "first"})
 
 
 def test_nothing_that_runs_it_is_told_with_every_reason() -> None:
