@@ -79,6 +79,19 @@ def test_the_plan_for_a_folder_is_vllms(tmp_path: Path, environ: dict[str, str])
     assert "runs GGUF files" in refused.stderr
 
 
+def test_the_config_chooses_for_one_model(tmp_path: Path, environ: dict[str, str]) -> None:
+    """And what is wrong with the chosen one is told, although another could run it."""
+    assert run_oprel("pull", str(write_folder(tmp_path / "one")), environ=environ).returncode == 0
+    assert run_oprel("pull", str(write_folder(tmp_path / "two", seed=2)), environ=environ).returncode == 0
+    config = tmp_path / "config.toml"
+    config.write_text('[model_drivers]\none = "exllamav3"\n')
+    chosen = {**environ, "OPREL_CONFIG": str(config)}
+    told = run_oprel("plan", "one", environ=chosen)
+    assert told.returncode == 1
+    assert "The driver 'exllamav3' can't be used: no Python with exllamav3 is named" in told.stderr
+    assert json.loads(run_oprel("plan", "two", "--json", environ=chosen).stdout)["driver"] == "vllm"
+
+
 def test_without_vllm_the_way_to_get_it_is_told(tmp_path: Path, environ: dict[str, str]) -> None:
     run_oprel("pull", str(write_folder(tmp_path / "one")), environ=environ)
     (tmp_path / "nothing").mkdir()

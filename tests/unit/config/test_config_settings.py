@@ -283,6 +283,13 @@ class TestErrors:
         with pytest.raises(ConfigError, match=f"max_queue: True from {path}"):
             load(home)
 
+    def test_a_table_of_drivers(self, home: Path) -> None:
+        path = write(home / ".config/oprel/config.toml", '[model_drivers]\n"llama3:70b" = "vllm"')
+        assert load(home).model_drivers == {"llama3:70b": "vllm"}
+        write(path, '[model_drivers]\n"llama3:70b" = 3')
+        with pytest.raises(ConfigError, match=r"model_drivers: .* can't be used: give a table \[model_drivers\]"):
+            load(home)
+
     def test_a_file_that_is_no_toml(self, home: Path) -> None:
         write(home / ".config/oprel/config.toml", "max_queue = = 3")
         with pytest.raises(ConfigError, match=r"config\.toml can't be read as TOML"):

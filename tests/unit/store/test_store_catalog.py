@@ -50,9 +50,7 @@ def test_the_real_models(real_models_dir: Path, tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(("written", "driver"), [('"vllm"', "vllm"), ('"auto"', None), ('""', None), ("7", None)])
-def test_a_modelfile_may_choose_the_driver(
-    main: OllamaStore, tmp_path: Path, written: str, driver: str | None
-) -> None:
+def test_a_modelfile_may_choose_the_driver(main: OllamaStore, tmp_path: Path, written: str, driver: str | None) -> None:
     """By a parameter, which Ollama passes over."""
     main.add("chosen", [("model", CHAT), ("params", f'{{"driver":{written}}}'.encode())])
     model = catalog_of(tmp_path).find("chosen")
