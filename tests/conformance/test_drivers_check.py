@@ -12,6 +12,11 @@ import pytest
 from support.servers import RealServer, clean_environment, run_oprel
 from support.throwaway import DRIVER, make_package
 
+# A whole check takes half a minute of two cores, and several on a busy machine.
+_LIMIT_S = 420
+
+pytestmark = pytest.mark.timeout(_LIMIT_S)
+
 Check = Callable[..., subprocess.CompletedProcess[str]]
 
 # The throw-away driver, good enough for a whole check: it keeps limits, refuses what it must, and ends.
@@ -97,7 +102,7 @@ def check(tmp_path: Path, real_models_dir: Path) -> Check:
             "XDG_CACHE_HOME": str(tmp_path / "cache"),
         }
         environ = clean_environment(tmp_path, **{**settings, **more})
-        return run_oprel("drivers", "check", name, *flags, environ=environ, limit_s=110, cwd=tmp_path)
+        return run_oprel("drivers", "check", name, *flags, environ=environ, limit_s=_LIMIT_S - 20, cwd=tmp_path)
 
     return run
 
