@@ -124,8 +124,9 @@ BLOCKS = """\
 {{ define "head" }}<|START|><|{{ . }}|>{{ end -}}
 {{ define "args" }}{{ range $name, $p := . }}{{ $name }}: {{ toTypeScriptType $p }}, {{ end }}{{ end -}}
 {{ with .System }}{{ template "head" "SYSTEM" }}{{ . }}<|END|>{{ end -}}
-{{ range .Tools }}{{ template "head" "TOOL" }}{{ .Function.Name }}({{ template "args" .Function.Parameters.Properties }})\
- -> {{ len .Function.Parameters.Required }} required: {{ .Function.Description }}<|END|>{{ end -}}
+{{ range .Tools }}{{ template "head" "TOOL" }}{{ .Function.Name }}(\
+{{ template "args" .Function.Parameters.Properties }}) -> {{ len .Function.Parameters.Required }} required:\
+ {{ .Function.Description }}<|END|>{{ end -}}
 {{ range .Messages }}{{ if eq .Role "user" "tool" }}{{ template "head" "USER" }}{{ .Content }}<|END|>\
 {{ else if eq .Role "assistant" }}{{ template "head" "BOT" }}{{ .Content }}{{ if .ToolCalls }}Action: ```json
 [
