@@ -213,6 +213,7 @@ def test_a_call_that_must_be_made_is_held_to_its_schema() -> None:
     schema = json.loads(asked.format.schema)
     assert schema["properties"]["name"] == {"const": "add"}
     assert schema["properties"]["arguments"]["required"] == ["a"]
+    assert schema["properties"]["arguments"]["additionalProperties"] is False
     assert '"now"' not in asked.prompt
     _, [asked] = answer([text], ChatRequest(ASK, tools=TOOLS, tool_choice="required"))
     assert [each["properties"]["name"]["const"] for each in json.loads(asked.format.schema)["anyOf"]] == ["add", "now"]
