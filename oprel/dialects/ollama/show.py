@@ -20,6 +20,7 @@ from oprel.dialects.services import Services
 from oprel.drivers.prospects import Prospect
 from oprel.errors import ModelNotFoundError, OprelError
 from oprel.schema import Model, Plan
+from oprel.schema.chat_form import ChatForm
 from oprel.store import GgufMetadata, SkippedArray, read_gguf
 
 __all__ = ["show"]
@@ -57,13 +58,15 @@ class ShownPlan(Struct, frozen=True, omit_defaults=True):
 
 
 class ShownServing(Struct, frozen=True, omit_defaults=True):
-    """What Oprel tells beside Ollama's fields. No `driver`: nothing can serve the model, and `problem` says why."""
+    """What Oprel tells beside Ollama's fields. No `driver`: nothing can serve the model, and `problem` says why.
+    `template` says which kind of template conversations are put into."""
 
     reason: str
     others: Mapping[str, str]
     capabilities: Sequence[str]
     sampling: Sequence[str]
     loaded: bool
+    template: ChatForm | None = None
     driver: str | None = None
     context_tokens: int | None = None
     problem: str | None = None
@@ -125,13 +128,14 @@ def _shown(
             tensors=[ShownTensor(t.name, t.type, t.shape) for t in weights.tensors] if weights else (),
             capabilities=[name for name in _CAPABILITIES if name in shown_capabilities(model)],
             modified_at=local_time(model.modified_at),
-            oprel=_serving(prospect),
+            oprel=_serving(prospect, model),
         )
     )
 
 
-def _serving(prospect: Prospect) -> ShownServing:
+def _serving(prospect: Prospect, model: Model) -> ShownServing:
     return ShownServing(
+        template=model.chat_form,
         driver=prospect.driver,
         reason=prospect.reason,
         others=dict(prospect.others),
@@ -201,7 +205,9 @@ def _known_info(model: Model) -> dict[str, Any]:
 
 
 def _template(model: Model) -> str:
-    return model.chat_template or model.template or _BARE_TEMPLATE
+    """The one that is used."""
+    used = model.chat_template if model.chat_form == "jinja" else model.template
+    return used or _BARE_TEMPLATE
 
 
 def _each(parameters: Mapping[str, Any]) -> Iterator[tuple[str, Any]]:
@@ -252,7 +258,7 @@ def _modelfile(model: Model, name: str, system: str, parameters: Mapping[str, An
     if not model.files:
         lines.append(f"FROM {name}")
     lines += [f"{words[role]} {file.path}" for role in roles for file in model.files if file.role == role]
-    lines.append(f"TEMPLATE {_quoted(_template(model))}")
+    lines.append(f"TEMPLATE {_quoted(model.template or _BARE_TEMPLATE)}")
     if system:
         lines.append(f"SYSTEM {_quoted(system)}")
     lines += [f"PARAMETER {key} {_parameter(value)}" for key, value in _each(parameters)]
