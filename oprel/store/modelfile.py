@@ -27,7 +27,7 @@ from msgspec import Struct
 from oprel.errors import InvalidRequestError
 from oprel.store.parameters import is_deprecated, parameter_of_text
 
-__all__ = ["Instruction", "Modelfile", "quoted"]
+__all__ = ["Instruction", "Modelfile", "check_version", "quoted"]
 
 MAX_BYTES = 16 << 20
 
@@ -128,10 +128,7 @@ class Modelfile(Struct, frozen=True):
         value = self._last("requires")
         if value is None:
             return None
-        value = value.removeprefix("v")
-        if not _SEMVER.fullmatch(value):
-            raise InvalidRequestError("requires must be a valid semver (e.g. 0.14.0)")
-        return value
+        return check_version(value)
 
     @property
     def messages(self) -> tuple[tuple[str, str], ...]:
@@ -161,6 +158,14 @@ class Modelfile(Struct, frozen=True):
     def _last(self, word: str) -> str | None:
         values = self._all(word)
         return values[-1] if values else None
+
+
+def check_version(text: str) -> str:
+    """A semantic version, without a leading v. Raises InvalidRequestError."""
+    version = text.removeprefix("v")
+    if not _SEMVER.fullmatch(version):
+        raise InvalidRequestError("requires must be a valid semver (e.g. 0.14.0)", param="requires")
+    return version
 
 
 def quoted(text: str) -> str:
