@@ -79,7 +79,7 @@ class Modelfile(Struct, frozen=True):
         """Raises InvalidRequestError, and nothing else."""
         if len(data) > MAX_BYTES:
             raise InvalidRequestError(f"a Modelfile may have {MAX_BYTES >> 20} MiB at most")
-        text = data if isinstance(data, str) else _decoded(data)
+        text = data.removeprefix("\ufeff") if isinstance(data, str) else _decoded(data)
         instructions = tuple(_Reader(text).instructions())
         if not any(instruction.word == "from" for instruction in instructions):
             raise InvalidRequestError("no FROM line")

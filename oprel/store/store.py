@@ -132,6 +132,13 @@ class Store:
         except OSError:
             return False
 
+    def add_file(self, path: Path) -> BlobRef:
+        """A user's file as a blob: linked, sharing its blocks, or copied, and read once. Blocking."""
+        with self.new_blob() as blob:
+            blob.fill_from(path)
+            blob.finish()
+            return blob.publish()
+
     def add_small_blob(self, data: bytes) -> tuple[BlobRef, bool]:
         """A text as a blob, and whether it wasn't there before."""
         ref = BlobRef(Digest(hashlib.sha256(data).hexdigest()), len(data))
