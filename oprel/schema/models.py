@@ -40,8 +40,9 @@ class Model(Struct, frozen=True):
     `chat_template` is the Jinja text in the file; `template` a Go template from the manifest. `parameters` are the
     manifest's, by Ollama's option names. `capabilities` uses Ollama's words (completion, embedding, tools, vision,
     thinking, insert, audio); none: not known. `own_code`: the model's config asks for Python code of its own, which is
-    never run. `driver` is the one that its configuration names, `remote` where it runs when it has no files here.
-    `damage` says why the model can't be loaded, when it can't.
+    never run. `renderer`, `parser` and `requires` (a version) are what its config tells Ollama. `driver` is the one
+    that its configuration names, `remote` where it runs when it has no files here. `damage` says why the model can't
+    be loaded, when it can't.
     """
 
     name: str
@@ -67,6 +68,9 @@ class Model(Struct, frozen=True):
     parameters: tuple[tuple[str, object], ...] = ()
     messages: tuple[Message, ...] = ()
     licenses: tuple[str, ...] = ()
+    renderer: str = ""
+    parser: str = ""
+    requires: str = ""
     capabilities: frozenset[str] = frozenset()
     aliases: tuple[str, ...] = ()
     own_code: bool = False

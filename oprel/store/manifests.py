@@ -99,6 +99,9 @@ class ModelConfig(Struct, frozen=True):
     embedding_length: int | None = None
     remote_host: str | None = None
     remote_model: str | None = None
+    renderer: str | None = None
+    parser: str | None = None
+    requires: str | None = None
 
 
 class ManifestEntry(Struct, frozen=True):

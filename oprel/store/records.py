@@ -100,6 +100,9 @@ def _described(model: Model, manifest: Manifest, entry: ManifestEntry, cache: Me
         licenses=tuple(_decoded(layer, root) for layer in manifest.of_kind("license")),
         parameters=_parameters(manifest, root),
         messages=_messages(manifest, root),
+        renderer=config.renderer or "",
+        parser=config.parser or "",
+        requires=config.requires or "",
         parent=next((layer.origin for layer in manifest.of_kind("model") if layer.origin), ""),
     )
     stated = config.capabilities or ()

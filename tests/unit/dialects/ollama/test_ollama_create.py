@@ -16,6 +16,7 @@ from oprel.errors import ModelNotFoundError
 from oprel.sources import PullProgress
 from oprel.store import Catalog, Store
 from oprel.store.manifests import parse_manifest
+from oprel.store.modelfile import Modelfile
 
 if TYPE_CHECKING:
     from conftest import Serve, Served
@@ -452,3 +453,25 @@ def test_a_created_model_answers_with_its_system_messages_and_parameters(served:
     assert response.status_code == 200, response.text
     assert [(message.role, message.text) for message in served.request.messages] == expected
     assert (served.request.sampling.temperature, served.request.sampling.stop) == (1.0, ("END",))
+
+
+def test_what_show_tells_makes_the_same_model_again(served: Served, store: Store) -> None:
+    asked: dict[str, Any] = {
+        "system": 'Say "yes"\nor no', "license": ["MIT\n  terms\n", 'a "b"'],
+        "parameters": {"temperature": 0.1, "num_ctx": 2_000_000, "stop": ["<|x|>", ' "', "a\nb"], "use_mmap": False},
+        "messages": [{"role": "user", "content": " Hi\t"}, {"role": "assistant", "content": ""}],
+        "requires": "0.14.0",
+    }  # fmt: skip
+    weights = upload(served, gguf_bytes({**CHAT_VALUES, "general.name": "w"}))
+    files = {"model": "m", "files": {f"{weights.replace(':', '-')}": weights}, "stream": False}
+    served.json("/api/create", {**files, **asked})
+    shown = Modelfile.parse(served.json("/api/show", {"model": "m"})["modelfile"])
+    path = Path(shown.sources[0])
+    assert path == store.models_dir / "blobs" / weights.replace(":", "-")
+    again = {
+        "system": shown.system, "license": list(shown.licenses), "parameters": shown.parameters,
+        "messages": [{"role": role, "content": text} for role, text in shown.messages], "requires": shown.requires,
+    }  # fmt: skip
+    assert again == asked
+    served.json("/api/create", {**files, **again, "model": "n"})
+    assert manifest_of(store, "n") == manifest_of(store, "m")
