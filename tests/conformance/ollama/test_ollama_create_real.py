@@ -48,8 +48,8 @@ def rendered(server: RealServer, model: str, *messages: dict[str, str]) -> str:
     return str(answer["_debug_info"]["rendered_template"])
 
 
-def by_openai(server: RealServer, model: str) -> Any:
-    body = {"model": model, "messages": [QUESTION], "temperature": 0, "max_tokens": 16, "seed": 1}
+def by_openai(server: RealServer, model: str, *messages: dict[str, str]) -> Any:
+    body = {"model": model, "messages": [*messages], "temperature": 0, "max_tokens": 16, "seed": 1}
     return httpx.post(f"{server.url}/v1/chat/completions", json=body, timeout=60).json()
 
 
@@ -79,8 +79,10 @@ def test_a_model_of_another_answers_as_it_was_made(client: ollama.Client, server
     assert "PARAMETER num_ctx 512" in (shown.modelfile or "")
     assert (shown.details and shown.details.parent_model) == CHAT_MODEL
     assert (shown.modelinfo or {})["general.architecture"] == "llama"
-    lengths = [by_openai(server, name)["usage"]["prompt_tokens"] for name in ("pirate", CHAT_MODEL)]
-    assert lengths[0] > lengths[1] + 5, "the opening is there as well"
+    said = [("system", "You are a pirate."), ("user", "Ahoy?"), ("assistant", "Arr!")]
+    opening = [{"role": role, "content": text} for role, text in said]
+    by_hand = by_openai(server, CHAT_MODEL, *opening, QUESTION)
+    assert by_openai(server, "pirate", QUESTION)["usage"]["prompt_tokens"] == by_hand["usage"]["prompt_tokens"]
     assert client.generate("pirate", "What is the capital of France?").eval_count == 3
 
 
@@ -102,7 +104,9 @@ def test_a_model_of_an_uploaded_file_with_an_adapter_answers_otherwise(
     assert "Paris" in base
     assert by_ollama("tuned") != base
     assert by_ollama("untuned") == base
-    tuned, untuned = (by_openai(server, name)["choices"][0]["message"]["content"] for name in ("tuned", "untuned"))
+    tuned, untuned = (
+        by_openai(server, name, QUESTION)["choices"][0]["message"]["content"] for name in ("tuned", "untuned")
+    )
     assert (tuned == by_ollama("tuned"), untuned == base) == (True, True)
     assert by_ollama(CHAT_MODEL) == base, "the base has an engine of its own"
     shown = httpx.post(f"{server.url}/api/show", json={"model": "tuned"}, timeout=60).json()
