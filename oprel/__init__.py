@@ -9,6 +9,7 @@ The rooms, top to bottom; each imports only what stands below it (checked by imp
     scheduler       leases, queue, residency, memory budget, keep-alive
     drivers         the contract, the registry, child processes, and the engines that ship
     sources         where models come from
+    templates       Go's text templates, and how Ollama puts a conversation into one
     store           models on disk, in Ollama's layout
     hardware, net   what this machine has; HTTP clients
     schema          requests, events, capabilities, plans: plain immutable data

@@ -5,6 +5,7 @@
     │   ├── UnsupportedError           the model, driver or server can't honour one named thing
     │   ├── ContextLengthError         the prompt is longer than the context
     │   ├── InvalidNameError           a model name that doesn't parse
+    │   ├── TemplateError              a Go template that doesn't parse, or can't be applied
     │   └── PayloadTooLargeError
     ├── AuthenticationError            no key, or a wrong one
     ├── PermissionDeniedError          host, origin or scope not allowed
@@ -53,6 +54,7 @@ __all__ = [
     "PermissionDeniedError",
     "SourceError",
     "StoreError",
+    "TemplateError",
     "UnsupportedError",
 ]
 
@@ -116,6 +118,16 @@ class InvalidNameError(InvalidRequestError):
     def __init__(self, message: str, *, name: str) -> None:
         super().__init__(message, param="model")
         self.name = name
+
+
+class TemplateError(InvalidRequestError):
+    """The message is worded as Go words it; `line` is where in the template, from 1; 0: not known."""
+
+    kind = "template"
+
+    def __init__(self, message: str, *, line: int = 0) -> None:
+        super().__init__(message, param="template")
+        self.line = line
 
 
 class PayloadTooLargeError(InvalidRequestError):
