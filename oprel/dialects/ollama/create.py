@@ -19,12 +19,13 @@ from oprel.dialects.ollama.pull import Status
 from oprel.dialects.ollama.wire import CreateRequest, read
 from oprel.dialects.services import Services
 from oprel.drivers.llama_cpp.quantize import LlamaQuantize
-from oprel.errors import InvalidNameError, InvalidRequestError, SourceError
+from oprel.errors import InvalidNameError, InvalidRequestError, SourceError, TemplateError
 from oprel.sources import PullProgress
 from oprel.sources.creator import Creator
 from oprel.store import ModelName
 from oprel.store.modelfile import check_version
 from oprel.store.recipes import QUANTIZATIONS, GivenMessage, Recipe, checked_files, checked_info
+from oprel.templates import parse
 
 __all__ = ["create"]
 
@@ -72,6 +73,7 @@ def _recipe(asked: CreateRequest) -> Recipe:
     """Refuses what can't be honoured, in Ollama's order."""
     name = ModelName.parse(local_name(asked.model or asked.name))
     _check_supported(asked)
+    _check_template(asked.template)
     files, adapters = checked_files(asked.files), checked_files(asked.adapters)
     base = local_name(asked.from_) if asked.from_ else ""
     if base:
@@ -92,6 +94,13 @@ def _recipe(asked: CreateRequest) -> Recipe:
         quantize=_quantization(asked.quantize or asked.quantization),
         info=checked_info(asked.info),
     )
+
+
+def _check_template(text: str) -> None:
+    try:
+        parse(text)
+    except TemplateError as problem:
+        raise refusal("template", problem=problem.message) from problem
 
 
 def _check_supported(asked: CreateRequest) -> None:

@@ -51,6 +51,7 @@ ROWS: Mapping[str, Row] = {
     "invalid_digest": Row(400, "invalid digest format"),
     "no_such_blob": Row(404, 'blob "{digest}" not found'),
     "digest_mismatch": Row(400, 'digest mismatch, expected "{expected}", got "{got}"'),
+    "template": Row(400, "template error: {problem}"),
     "quantization_type": Row(
         500, "unsupported quantization type {kind} - supported types are F32, F16, Q4_K_S, Q4_K_M, Q8_0"
     ),

@@ -352,6 +352,12 @@ _BASE = {"model": "m", "from": "base"}
             400,
             'message role must be one of "system", "user", or "assistant"',
         ),
+        ({**_BASE, "template": "{{ .Prompt"}, 400, "template error: template: :1: unclosed action"),
+        (
+            {**_BASE, "template": "{% for m in messages %}{{ m['content'] }}{% endfor %}"},
+            400,
+            'template error: template: :1: function "m" not defined',
+        ),
         ({**_BASE, "license": 1}, 400, "license must be a string or a list of strings"),
         ({**_BASE, "requires": "new"}, 400, "requires must be a valid semver (e.g. 0.14.0)"),
         (
