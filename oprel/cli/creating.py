@@ -187,11 +187,30 @@ def _place(path: Path, client: Client, settings: Settings) -> str:
 def _create_tree(
     arguments: argparse.Namespace, folder: Path, modelfile: Modelfile, settings: Settings, terminal: Terminal
 ) -> None:
-    """A folder is imported as it is: nothing can be added to one."""
-    from oprel.cli.files import import_file
+    """Taken into this user's store without a server, as `pull ./FOLDER` does."""
+    from oprel.server.compose import make_catalog
+    from oprel.store import ModelName, Trees
+    from oprel.store.parameters import checked_parameters
+    from oprel.store.tree_texts import TreeTexts
 
-    added = sorted({each.word for each in modelfile.instructions} - {"from"})
-    if added or arguments.quantize or len(modelfile.sources) > 1:
-        what = added[0].upper() if added else "--quantize" if arguments.quantize else "a second FROM"
-        raise InvalidRequestError(f"{what} can't be honoured for a folder of safetensors, which is taken as it is")
-    import_file(str(folder), settings, terminal, name=arguments.name)
+    taken = {"from", "system", "parameter", "message", "license"}
+    others = sorted({each.word for each in modelfile.instructions} - taken)
+    if others or arguments.quantize or len(modelfile.sources) > 1:
+        what = others[0].upper() if others else "--quantize" if arguments.quantize else "a second FROM"
+        raise InvalidRequestError(f"{what} can't be honoured for a folder of safetensors")
+    name = ModelName.parse(arguments.name)
+    if make_catalog(settings).is_stored(name):
+        raise InvalidRequestError(f"There is a GGUF model called {str(name)!r} already: give the folder another name.")
+    texts = TreeTexts(
+        system=modelfile.system or "",
+        parameters=tuple(checked_parameters(modelfile.parameters).items()),
+        messages=modelfile.messages,
+        licenses=modelfile.licenses,
+    )
+    with terminal.bar() as bar:
+        made = Trees(settings.trees_dir, state_dir=settings.state_dir).add(
+            folder, name, texts=texts, progress=lambda done, total: bar.show(f"importing {folder.name}", done, total)
+        )
+        for left in made.left_out[:5]:
+            terminal.remark(f"left out, since no engine needs it: {left}")
+        bar.show("success")

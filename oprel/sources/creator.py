@@ -10,8 +10,9 @@ from oprel.errors import InvalidRequestError, ModelDamagedError, ModelNotFoundEr
 from oprel.schema import Model
 from oprel.sources.progress import PullProgress
 from oprel.sources.threads import StopFlag, in_thread
-from oprel.store import Catalog
-from oprel.store.creating import Base, Creating, Quantize
+from oprel.store import Catalog, Trees
+from oprel.store.creating import Base, Creating, Quantize, Report
+from oprel.store.creating_trees import CreatingTree, is_for_tree
 from oprel.store.recipes import Recipe
 
 __all__ = ["Creator", "Pull"]
@@ -31,7 +32,7 @@ class Creator:
     async def create(self, recipe: Recipe) -> AsyncGenerator[PullProgress, None]:
         """Yields lines up to `success`; before them those of a pull, where the base had to be pulled. Closing the
         generator ends the work, which leaves nothing half done. Raises InvalidRequestError, SourceError, StoreError."""
-        base = None
+        base: Base | Model | None = None
         if recipe.base:
             try:
                 base = await asyncio.to_thread(self._base, recipe.base)
@@ -45,7 +46,7 @@ class Creator:
                 yield line
         yield PullProgress("success")
 
-    async def _made(self, recipe: Recipe, base: Base | None) -> AsyncGenerator[PullProgress, None]:
+    async def _made(self, recipe: Recipe, base: Base | Model | None) -> AsyncGenerator[PullProgress, None]:
         loop = asyncio.get_running_loop()
         lines: asyncio.Queue[PullProgress | None] = asyncio.Queue()
 
@@ -56,7 +57,7 @@ class Creator:
                 stop.check()
                 loop.call_soon_threadsafe(lines.put_nowait, PullProgress(status, digest, total, completed))
 
-            Creating(self._catalog.store, recipe, report, quantize=self._quantize).run(base)
+            self._make(recipe, base, report)
 
         working = asyncio.ensure_future(in_thread(run))
         working.add_done_callback(lambda _: lines.put_nowait(None))
@@ -69,17 +70,26 @@ class Creator:
             with contextlib.suppress(asyncio.CancelledError, Exception):
                 await working
 
-    def _base(self, name: str) -> Base:
+    def _make(self, recipe: Recipe, base: Base | Model | None, report: Report) -> None:
+        store = self._catalog.store
+        if isinstance(base, Model) or (base is None and is_for_tree(recipe)):
+            trees = next((shelf for shelf in self._catalog.shelves if isinstance(shelf, Trees)), None)
+            if trees is None:
+                raise InvalidRequestError("models in safetensors can't be made here: there is no place for them")
+            if self._catalog.is_stored(recipe.name):
+                raise InvalidRequestError(
+                    f"There is a GGUF model called {str(recipe.name)!r} already: give this one another name."
+                )
+            CreatingTree(store, trees, recipe, report).run(base)
+        else:
+            Creating(store, recipe, report, quantize=self._quantize).run(base)
+
+    def _base(self, name: str) -> Base | Model:
+        """A model that is a folder stands for itself."""
         model = self._catalog.find(name)
         _check_base(model)
         found = self._catalog.manifest_of(model)
-        if found is None:
-            raise InvalidRequestError(
-                f"{model.name!r} is a folder of safetensors, and nothing can be added to one: import a folder that is "
-                "as you want it",
-                param="from",
-            )
-        return Base(model.name, *found)
+        return model if found is None else Base(model.name, *found)
 
 
 def _check_base(model: Model) -> None:

@@ -110,10 +110,16 @@ def test_a_folder_of_safetensors_is_imported(oprel: Oprel, server: ScriptedServe
     done = oprel("create", "mine", server=server)
     assert done.code == 0, done.err
     assert found(server, "mine").format == "safetensors"
-    write(tmp_path, "FROM ./folder\nSYSTEM x")
+    write(tmp_path, "FROM ./folder\nSYSTEM x\nPARAMETER top_k 3\nMESSAGE user Hi\nLICENSE MIT")
+    done = oprel("create", "mine", server=server)
+    assert done.code == 0, done.err
+    model = found(server, "mine")
+    assert (model.system, model.licenses, dict(model.parameters)["top_k"]) == ("x", ("MIT",), 3)
+    assert [message.text for message in model.messages] == ["Hi"]
+    write(tmp_path, "FROM ./folder\nTEMPLATE x")
     done = oprel("create", "mine", server=server)
     assert done.code == 1
-    assert "SYSTEM can't be honoured for a folder of safetensors" in done.err
+    assert "TEMPLATE can't be honoured for a folder of safetensors" in done.err
 
 
 def test_home_is_expanded(oprel: Oprel, server: ScriptedServer, tmp_path: Path) -> None:

@@ -4,17 +4,22 @@ from __future__ import annotations
 
 import hashlib
 import json
+import socket
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import httpx
 import pytest
 from support.ollama_store import OllamaStore
+from support.servers import wait_until
 from support.store_checks import assert_valid_store
 from support.tiny_gguf import CHAT_VALUES, EMBED_VALUES, gguf_bytes, write_tiny_gguf
+from support.tree_folders import write_folder
 
 from oprel.errors import ModelNotFoundError
 from oprel.sources import PullProgress
-from oprel.store import Catalog, Store
+from oprel.store import Catalog, Store, Trees
 from oprel.store.manifests import parse_manifest
 from oprel.store.modelfile import Modelfile
 
@@ -116,6 +121,48 @@ def test_what_has_another_digest_is_not_kept(served: Served, store: Store) -> No
     assert response.json() == {"error": f'digest mismatch, expected "{wanted}", got "{got}"'}
     assert sorted((store.models_dir / "blobs").iterdir()) == before
     assert list((store.state_dir / "partial").iterdir()) == []
+
+
+def test_a_client_that_leaves_in_the_middle_leaves_nothing(served: Served, store: Store) -> None:
+    before = sorted((store.models_dir / "blobs").iterdir())
+    host, port = served.url.removeprefix("http://").split(":")
+    for framing in (b"content-length: 9000000", b"transfer-encoding: chunked"):
+        with socket.create_connection((host, int(port)), timeout=20) as line:
+            head = b"POST /api/blobs/sha256:%b HTTP/1.1\r\nhost: localhost\r\n%b\r\n\r\n"
+            line.sendall(head % (b"ab" * 32, framing))
+            line.sendall(b"200000\r\n" * (b"chunked" in framing) + b"x" * 0x200000)
+            wait_until(lambda: list((store.state_dir / "partial").iterdir()), what="the upload to have begun")
+        wait_until(lambda: not list((store.state_dir / "partial").iterdir()), what="the partial file to be gone")
+    assert sorted((store.models_dir / "blobs").iterdir()) == before
+
+
+def test_two_uploads_of_one_file_at_a_time_both_end_well(served: Served, store: Store) -> None:
+    pieces = [bytes([number]) * 500_000 for number in range(20)]
+    digest = f"sha256:{hashlib.sha256(b''.join(pieces)).hexdigest()}"
+
+    def send(number: int) -> int:
+        return httpx.post(f"{served.url}/api/blobs/{digest}", content=iter(pieces), timeout=30).status_code
+
+    with ThreadPoolExecutor(4) as threads:
+        assert set(threads.map(send, range(4))) <= {200, 201}
+    assert_valid_store(store.models_dir)
+    assert list((store.state_dir / "partial").iterdir()) == []
+
+
+def test_who_asks_first_whether_to_send_is_told_not_to(served: Served) -> None:
+    digest = upload(served, b"here")
+    host, port = served.url.removeprefix("http://").split(":")
+    with socket.create_connection((host, int(port)), timeout=20) as line:
+        head = "POST /api/blobs/%s HTTP/1.1\r\nhost: localhost\r\ncontent-length: 4\r\nexpect: 100-continue\r\n\r\n"
+        line.sendall((head % digest).encode())
+        assert line.recv(1000).startswith(b"HTTP/1.1 200")
+
+
+def test_no_room_on_the_disk_is_said_before_anything_is_sent(served: Served, store: Store) -> None:
+    store.disk.free_bytes = lambda path: 40 << 20  # type: ignore[method-assign]
+    response = served.client.post(f"/api/blobs/{NOWHERE}", content=b"x" * (10 << 20))
+    assert response.status_code == 507
+    assert "MB are needed" in response.json()["error"]
 
 
 def test_other_methods_and_paths_are_told_apart(served: Served) -> None:
@@ -356,7 +403,7 @@ _BASE = {"model": "m", "from": "base"}
         (
             {**_BASE, "template": "{% for m in messages %}{{ m['content'] }}{% endfor %}"},
             400,
-            'template error: template: :1: function "m" not defined',
+            "template error: template: :1: bad character U+005B '['",
         ),
         ({**_BASE, "license": 1}, 400, "license must be a string or a list of strings"),
         ({**_BASE, "requires": "new"}, 400, "requires must be a valid semver (e.g. 0.14.0)"),
@@ -433,6 +480,57 @@ def test_existing_and_missing_paths_of_the_server_get_the_same_answer(served: Se
     first, second = answers[:4], answers[4:]
     assert [(a.status_code, a.content) for a in first] == [(b.status_code, b.content) for b in second]
     assert b"passwd" not in b"".join(answer.content for answer in answers)
+
+
+# -- safetensors
+
+
+def test_files_in_safetensors_become_a_folder(serve: Serve, store: Store, tmp_path: Path) -> None:
+    trees = Trees(tmp_path / "trees", state_dir=store.state_dir)
+    served = serve(catalog=Catalog(store, shelves=[trees]))
+    folder = write_folder(tmp_path / "folder")
+    files = {path.name: upload(served, path.read_bytes()) for path in sorted(folder.iterdir())}
+    asked = {"model": "tree", "files": files, "system": "S", "parameters": {"top_k": 3, "stop": ["x"]}, "license": "L"}
+    lines = [line["status"] for line in served.lines("/api/create", asked)]
+    assert lines[: len(files)] == [f"using existing layer {digest}" for digest in files.values()]
+    assert lines[-2:] == ["writing manifest", "success"]
+    made = served.catalog.find("tree")
+    assert (made.format, made.system, made.licenses, made.damage) == ("safetensors", "S", ("L",), None)
+    assert dict(made.parameters)["stop"] == ("x",)
+    second = {"model": "second", "from": "tree", "messages": [{"role": "user", "content": "Hi"}], "stream": False}
+    served.json("/api/create", {**second, "parameters": {"top_k": 4}})
+    made = served.catalog.find("second")
+    assert (made.system, [m.text for m in made.messages], dict(made.parameters)["top_k"]) == ("S", ["Hi"], 4)
+    shown = served.json("/api/show", {"model": "second"})
+    assert (shown["system"], shown["license"]) == ("S", "L")
+    assert trees.verify("second") is None
+    assert served.refused("/api/create", {**second, "template": "{{ .Prompt }}"}) == (
+        400,
+        "'template' can't be honoured for a model in safetensors",
+    )
+    assert served.refused("/api/create", {**second, "model": "base"})[0] == 400
+    names = [path.name for path in (tmp_path / "trees").iterdir()]
+    assert all(name == "manifests" or len(name) == 64 for name in names), names
+
+
+@pytest.mark.parametrize(
+    ("files", "error"),
+    [
+        ({"model.safetensors": b"no"}, "the model isn't a model's folder: it has no config.json."),
+        ({"model.safetensors": b"no", "config.json": b"{}"}, "safetensors"),
+        ({"model.safetensors": b"no", "config.json": b"{}", "model.py": b"x"}, "a program"),
+        ({"model.safetensors": b"no", "config.json": b"{}", "a/b/c/d/e/f.json": b"x"}, "isn't the name of"),
+    ],
+)
+def test_files_that_make_no_folder_are_refused(
+    serve: Serve, store: Store, tmp_path: Path, files: dict[str, bytes], error: str
+) -> None:
+    trees = Trees(tmp_path / "trees", state_dir=store.state_dir)
+    served = serve(catalog=Catalog(store, shelves=[trees]))
+    asked = {"model": "tree", "files": {name: upload(served, data) for name, data in files.items()}, "stream": False}
+    status, said = served.refused("/api/create", asked)
+    assert (status, error in said) == (400, True), said
+    assert trees.list() == ()
 
 
 # -- what was made answers as it says
