@@ -8,6 +8,7 @@ import msgspec
 from msgspec import Struct
 
 from oprel.drivers.contract import Driver
+from oprel.drivers.templated import plan_for
 from oprel.errors import OprelError
 from oprel.schema import Capabilities, Hardware, LoadOptions, Model, Plan, promised
 
@@ -54,7 +55,7 @@ def look_ahead(
     plan: Plan | None = None
     problem: str | None = None
     try:
-        plan = driver.plan(model, options, hardware)
+        plan = plan_for(model, driver.plan(model, options, hardware))
     except OprelError as error:
         problem = error.message
     except Exception as error:  # a driver that breaks the contract

@@ -32,7 +32,7 @@ _WHOLE_START = 10
 def merged(wanted: LoadOptions, settings: Settings, model: Model) -> LoadOptions:
     """The request's own options; where it says nothing the model's own parameters; then the settings. The settings'
     template is only for models that have none."""
-    template = settings.chat_template if model.chat_template is None else None
+    template = settings.chat_template if model.chat_form is None else None
     defaults = {
         "context_tokens": settings.context,
         "slots": settings.parallel,

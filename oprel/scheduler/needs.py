@@ -32,7 +32,7 @@ def check_model(model: Model, need: str, *, load: LoadOptions, settings: Setting
     if "completion" not in model.capabilities:
         verb = "chat" if need == "chat" else "complete text"
         raise _unsupported(model, need, f"is an embedding model and can't {verb}: choose a text model")
-    has_template = model.chat_template or load.chat_template or settings.chat_template
+    has_template = model.chat_form or load.chat_template or settings.chat_template
     if need == "chat" and model.format == "gguf" and not has_template:
         raise _unsupported(
             model, need, "has no chat template, and none is guessed: name one with chat_template, or use completion"

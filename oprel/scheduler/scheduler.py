@@ -14,6 +14,7 @@ import msgspec
 from oprel.config import Settings
 from oprel.drivers import Driver
 from oprel.drivers.prospects import Prospect, look_ahead
+from oprel.drivers.templated import engine_for, plan_for
 from oprel.errors import OprelError
 from oprel.scheduler import fit
 from oprel.scheduler.clock import Clock, SystemClock
@@ -143,6 +144,7 @@ class Scheduler:
         engine = self._owner.engine_of(resident) if resident is not None else None
         if engine is None:
             return prospect
+        engine = engine_for(model, engine)
         return msgspec.structs.replace(
             prospect, plan=engine.plan, problem=None, capabilities=engine.capabilities, is_loaded=True
         )
@@ -211,13 +213,13 @@ class Scheduler:
             await self._owner.wait_until_posted()
 
     def _listed(self, resident: Resident) -> LoadedModel:
-        plan = resident.known_plan
+        model = self._owner.origins[resident.family].model
+        plan = plan_for(model, resident.known_plan)
         held = fit.charge(resident) or dict(plan.bytes_by_device)
         line = self._owner.state.lines.get(resident.family)
         state: Literal["starting", "ready", "draining"] = "starting"
         if resident.phase == "ready":
             state = "ready" if resident.barrier is None else "draining"
-        model = self._owner.origins[resident.family].model
         return LoadedModel(
             model=model,
             name=model.name,
@@ -239,7 +241,7 @@ class Scheduler:
         family = Family(driver.name, _digests(model), is_remote=model.remote is not None)
         resident = self._owner.state.residents.get(family)
         if resident is not None and (engine := self._owner.engine_of(resident)) is not None:
-            check_engine(model, leasing.need, engine)
+            check_engine(model, leasing.need, engine_for(model, engine))
         resolved = self._clock.monotonic()
         asked = Asked(
             ticket=self._owner.take_ticket(),
@@ -253,16 +255,17 @@ class Scheduler:
         )
         try:
             granted = await self._owner.ask(asked, model, driver)
-            check_engine(model, leasing.need, granted.engine)
+            engine = engine_for(model, granted.engine)
+            check_engine(model, leasing.need, engine)
         except BaseException:
             self._owner.leave(asked.ticket, family)
             raise
         leasing.held = asked
         load_s = max(granted.resident.ready_at - arrived, resolved - arrived, _SHORTEST_LOAD_S)
         return Lease(
-            engine=granted.engine,
+            engine=engine,
             model=model,
-            plan=granted.engine.plan,
+            plan=engine.plan,
             load_s=load_s,
             queued_s=max(0.0, self._clock.monotonic() - arrived - load_s),
             warnings=_warnings(granted, leasing.load),

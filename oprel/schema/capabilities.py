@@ -68,7 +68,7 @@ def promised(model: Model, most: Capabilities | None = None) -> Capabilities:
     limits = most or _ALL_WORDS
     said = {name: word in model.capabilities and getattr(limits, name) for name, word in _WORDS.items()}
     makes_text = said["complete"] or ("completion" in model.capabilities and limits.chat)
-    has_template = model.remote is not None or model.chat_template is not None
+    has_template = model.remote is not None or model.chat_form is not None
     return msgspec.structs.replace(
         limits if makes_text else Capabilities(tokenize=limits.tokenize),
         **said,

@@ -6,6 +6,7 @@ from typing import Literal
 
 from msgspec import Struct
 
+from oprel.schema.chat_form import ChatForm, chat_form
 from oprel.schema.messages import Message
 
 __all__ = ["Model", "ModelFile", "Pooling", "RemoteModel"]
@@ -37,12 +38,12 @@ class Model(Struct, frozen=True):
     SHA-256 of the manifest; `size_bytes` the sum of all layers and the config; `modified_at` Unix seconds.
     Architecture figures come from GGUF metadata and are None where the file doesn't say: `context_tokens` is the
     trained length, `kv_bytes_per_token` the cost of one token of context with an f16 cache.
-    `chat_template` is the Jinja text in the file; `template` a Go template from the manifest. `parameters` are the
-    manifest's, by Ollama's option names. `capabilities` uses Ollama's words (completion, embedding, tools, vision,
-    thinking, insert, audio); none: not known. `own_code`: the model's config asks for Python code of its own, which is
-    never run. `renderer`, `parser` and `requires` (a version) are what its config tells Ollama. `driver` is the one
-    that its configuration names, `remote` where it runs when it has no files here. `damage` says why the model can't
-    be loaded, when it can't.
+    `chat_template` is the Jinja text in the file; `template` a Go template from the manifest (`chat_form` says which of
+    the two is used). `renderer` and `parser` name the code that Ollama has in a template's place, `requires` the oldest
+    version of it that will do. `parameters` are the manifest's, by Ollama's option names. `capabilities` uses Ollama's
+    words (completion, embedding, tools, vision, thinking, insert, audio); none: not known. `own_code`: the model's
+    config asks for Python code of its own, which is never run. `driver` is the one that its configuration names,
+    `remote` where it runs when it has no files here. `damage` says why the model can't be loaded, when it can't.
     """
 
     name: str
@@ -64,11 +65,11 @@ class Model(Struct, frozen=True):
     pooling: Pooling | None = None
     chat_template: str | None = None
     template: str | None = None
+    renderer: str = ""
     system: str | None = None
     parameters: tuple[tuple[str, object], ...] = ()
     messages: tuple[Message, ...] = ()
     licenses: tuple[str, ...] = ()
-    renderer: str = ""
     parser: str = ""
     requires: str = ""
     capabilities: frozenset[str] = frozenset()
@@ -82,6 +83,11 @@ class Model(Struct, frozen=True):
     def weights(self) -> ModelFile:
         """The first weights file; StopIteration where there is none (a damaged model)."""
         return next(f for f in self.files if f.role == "weights")
+
+    @property
+    def chat_form(self) -> ChatForm | None:
+        """Which of its templates conversations are put into; None: it has none that could be used."""
+        return chat_form(self.chat_template, self.template, architecture=self.architecture, renderer=self.renderer)
 
     @property
     def is_embedding(self) -> bool:

@@ -197,7 +197,7 @@ class _Job:
     async def _run(self, work: Work) -> None:
         try:
             model = await work(self._report)
-            if model.chat_template is None and model.template is None and not model.is_embedding:
+            if model.chat_form is None and not model.is_embedding:
                 self._report(PullProgress(NO_TEMPLATE))
             self._report(PullProgress("success"))
         finally:

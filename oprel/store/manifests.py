@@ -97,9 +97,9 @@ class ModelConfig(Struct, frozen=True):
     capabilities: tuple[str, ...] | None = None
     context_length: int | None = None
     embedding_length: int | None = None
+    renderer: str | None = None
     remote_host: str | None = None
     remote_model: str | None = None
-    renderer: str | None = None
     parser: str | None = None
     requires: str | None = None
 

@@ -96,11 +96,11 @@ def _described(model: Model, manifest: Manifest, entry: ManifestEntry, cache: Me
         context_tokens=config.context_length,
         embedding_length=config.embedding_length,
         template=_text(manifest, "template", root),
+        renderer=config.renderer or "",
         system=_text(manifest, "system", root),
         licenses=tuple(_decoded(layer, root) for layer in manifest.of_kind("license")),
         parameters=_parameters(manifest, root),
         messages=_messages(manifest, root),
-        renderer=config.renderer or "",
         parser=config.parser or "",
         requires=config.requires or "",
         parent=next((layer.origin for layer in manifest.of_kind("model") if layer.origin), ""),
@@ -139,7 +139,9 @@ def _with_metadata(model: Model, cache: MetadataCache, *, stated: tuple[str, ...
         kv_bytes_per_token=metadata.kv_bytes_per_token,
         pooling=metadata.pooling,
         chat_template=metadata.chat_template,
-        capabilities=capabilities_of(metadata, stated=stated, template=model.template, projector=projector),
+        capabilities=capabilities_of(
+            metadata, stated=stated, template=model.template, renderer=model.renderer, projector=projector
+        ),
     )
 
 

@@ -7,7 +7,7 @@ from collections.abc import Iterable
 
 import msgspec
 
-from oprel.dialects.ollama.errors import refusal
+from oprel.dialects.ollama.errors import Refusal, refusal
 from oprel.dialects.ollama.names import local_name, qualified
 from oprel.dialects.ollama.options import DEFAULTS, Chosen
 from oprel.dialects.services import Services
@@ -29,7 +29,6 @@ __all__ = [
     "sampling",
 ]
 
-_BARE_TEMPLATE = "{{ .Prompt }}"
 _MAX_LISTED = 8
 
 
@@ -67,23 +66,25 @@ def check_undamaged(model: Model) -> None:
 
 def can_chat(services: Services, model: Model) -> bool:
     """Only of a GGUF file is it known before it is loaded; other engines tell, once they are there."""
-    has_template = model.chat_template is not None or services.settings.chat_template is not None
+    has_template = model.chat_form is not None or services.settings.chat_template is not None
     return has_template or model.format != "gguf"
 
 
 def check_chat_template(services: Services, model: Model, *, name: str) -> None:
     if not can_chat(services, model):
-        raise refusal("go_template" if _has_go_template(model) else "no_chat_template", name=name)
+        raise _no_template(model, name)
 
 
 def check_prompt_template(services: Services, model: Model, *, name: str) -> None:
-    """A model without any template gets its prompt as it is; one whose template can't be applied is refused."""
-    if not can_chat(services, model) and _has_go_template(model):
-        raise refusal("go_template", name=name)
+    """A model without any template gets its prompt as it is; one that has code in a template's place is refused."""
+    if not can_chat(services, model) and model.renderer:
+        raise _no_template(model, name)
 
 
-def _has_go_template(model: Model) -> bool:
-    return model.template is not None and model.template.strip() != _BARE_TEMPLATE
+def _no_template(model: Model, name: str) -> Refusal:
+    if model.renderer:
+        return refusal("renderer", name=name, renderer=model.renderer)
+    return refusal("no_chat_template", name=name)
 
 
 def check_top_logprobs(wanted: int) -> None:

@@ -68,15 +68,10 @@ ROWS: Mapping[str, Row] = {
         'the model "{name}" has no chat template, so a conversation can\'t be put into the form it was trained on: '
         "use /api/generate with raw:true, or name a template with --chat-template when the server is started",
     ),
-    "go_template": Row(
+    "renderer": Row(
         400,
-        'the model "{name}" has only a Go template, which this version can\'t apply: use /api/generate with raw:true, '
-        "or import a GGUF file that has a chat template of its own",
-    ),
-    "template_in_request": Row(
-        400,
-        "a template in the request is not supported: leave it out to use the model's own, "
-        "or render the prompt yourself and send it with raw:true",
+        'the model "{name}" is made for the renderer "{renderer}", which is code of Ollama\'s own, and has no template '
+        "that could take its place: use /api/generate with raw:true, or with a template",
     ),
     "audio_in_prompt": Row(400, "audio can't be sent with a raw prompt: use /api/chat"),
     # parameters
@@ -142,6 +137,7 @@ class Kind(Struct, frozen=True):
 KINDS: Mapping[str, Kind] = {
     "invalid_request": Kind(400),
     "unsupported": Kind(400),
+    "template": Kind(500),
     "invalid_name": Kind(400, lambda error: ROWS["invalid_model_name"].text),
     "too_large": Kind(413),
     "context_length": Kind(400, lambda error: _CONTEXT),

@@ -22,6 +22,7 @@ from oprel.dialects.ollama.wire import LARGE_BYTES, read_off_loop
 from oprel.dialects.ollama.wire import GenerateRequest as WireRequest
 from oprel.dialects.services import Services
 from oprel.drivers import Engine
+from oprel.drivers.templated import check_template, with_template
 from oprel.schema import (
     AudioPart,
     ChatRequest,
@@ -64,7 +65,9 @@ async def _prepared(services: Services, body: bytes, client: str) -> Job:
     turn.warnings += admission.ignored(options.ignored, unknown)
     if not asked.prompt:
         return Job(turn, name, "load", load, keep, client)
-    if not asked.raw:
+    if asked.template:
+        check_template(asked.template)
+    elif not asked.raw:
         admission.check_prompt_template(services, model, name=asked.model)
     turn.images = len(media)
     prompt = _Prompt(
@@ -74,8 +77,8 @@ async def _prepared(services: Services, body: bytes, client: str) -> Job:
         media,
         sampling=admission.sampling(services, model, options.sampling),
         format=translation.output_format(asked.format, SchemaBudget()),
-        thinking=thinking,
-        has_template=not asked.raw and admission.can_chat(services, model),
+        thinking=thinking if wanted is not None or not asked.template else None,
+        has_template=not asked.raw and (bool(asked.template) or admission.can_chat(services, model)),
     )
     return Job(
         turn,
@@ -93,8 +96,6 @@ def _check(asked: WireRequest, model: Model, media: Media) -> None:
     if asked.raw and (asked.template or asked.system or asked.context):
         raise refusal("raw_with_template")
     admission.check_completes(model, name=asked.model, what="generate")
-    if asked.template:
-        raise refusal("template_in_request")
     needs = {
         "insert": bool(asked.suffix),
         "vision": any(isinstance(part, ImagePart) for part in media),
@@ -132,13 +133,14 @@ class _Prompt:
 
     @property
     def need(self) -> Literal["chat", "complete"]:
-        return "chat" if self._is_chat else "complete"
+        return "chat" if self._is_chat and not self._asked.template else "complete"
 
     @property
     def _is_chat(self) -> bool:
         return self._has_template and not self._asked.context
 
     async def open(self, engine: Engine) -> Begun:
+        engine = self._templated(engine)
         if self._is_chat:
             request = self._conversation()
             if engine.capabilities.tokenize:
@@ -146,7 +148,7 @@ class _Prompt:
             return await opened(engine, request=request, turn=self._turn, truncate=self._asked.truncate)
         if any(isinstance(part, AudioPart) for part in self._media):
             raise refusal("audio_in_prompt")
-        text = await self.rendered(engine)
+        text = await self._text(engine)
         if not self._asked.raw and engine.capabilities.tokenize:
             self._turn.context_of = partial(_context, engine, text)
         completion = CompletionRequest(
@@ -161,6 +163,13 @@ class _Prompt:
 
     async def rendered(self, engine: Engine) -> str:
         """The whole text that the model is given."""
+        return await self._text(self._templated(engine))
+
+    def _templated(self, engine: Engine) -> Engine:
+        """Any engine that completes text can be asked in the template of the request."""
+        return with_template(engine, self._asked.template) if self._asked.template else engine
+
+    async def _text(self, engine: Engine) -> str:
         text = await engine.render(self._conversation()) if self._has_template else self._asked.prompt
         if not self._asked.context:
             return text

@@ -49,6 +49,7 @@ KINDS = {
     "engine_timeout": Row(504, "server_error", "engine_timeout"),
     "store": Row(500, "server_error", "store_error"),
     "damaged": Row(500, "server_error", "model_damaged", is_final=True),
+    "template": Row(500, "server_error", "template_error", is_final=True),
     "no_space": Row(507, "server_error", "no_space", is_final=True),
     "source": Row(502, "server_error", "source_error"),
     "config": Row(500, "server_error", "server_misconfigured", is_final=True),

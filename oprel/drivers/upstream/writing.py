@@ -253,8 +253,23 @@ def _native_prompt(request: CompletionRequest, media_marker: str | None) -> Any:
     assert isinstance(request.prompt, str) and media_marker is not None  # noqa: S101 - refused before
     if media_marker in request.prompt:
         raise InvalidRequestError("the prompt holds the engine's own mark for images", param="prompt")
-    marks = media_marker * len(request.images)
-    return {"prompt_string": marks + request.prompt, "multimodal_data": [_base64(i.data) for i in request.images]}
+    prompt = _with_marks(request.prompt, len(request.images), media_marker)
+    return {"prompt_string": prompt, "multimodal_data": [_base64(image.data) for image in request.images]}
+
+
+def _with_marks(prompt: str, images: int, media_marker: str) -> str:
+    """The engine's mark where the prompt has `[img-0]`, `[img-1]`, …: Ollama's words for an image's place, which keep
+    their order; images without one come first."""
+    at, unplaced = 0, ""
+    for number in range(images):
+        tag = f"[img-{number}]"
+        found = prompt.find(tag, at)
+        if found < 0:
+            unplaced += media_marker
+            continue
+        prompt = prompt[:found] + media_marker + prompt[found + len(tag) :]
+        at = found + len(media_marker)
+    return unplaced + prompt
 
 
 def _raw(text: str, param: str) -> msgspec.Raw:

@@ -85,7 +85,7 @@ def test_all_layers_of_an_ollama_model_are_read(main: OllamaStore, tmp_path: Pat
     assert model.licenses == ("MIT", "BSD")
     assert (model.families, model.parameter_size, model.parent) == (("llama", "clip"), "7.2B", "parent:latest")
     assert model.quantization == "Q4_1"  # the config doesn't know, the file does
-    assert model.capabilities == {"completion", "insert"}  # the Jinja template, which engines render, has no tools
+    assert model.capabilities == {"completion", "insert", "tools"}  # the Go template's, which is the one that is used
 
 
 CAPABILITIES: dict[str, tuple[list[tuple[str, bytes]], set[str]]] = {

@@ -70,7 +70,7 @@ def test_a_loop_in_a_loop_in_a_loop_ends() -> None:
     ],
 )
 def test_texts_that_grow_and_grow_are_stopped(source: str) -> None:
-    with pytest.raises(TemplateError, match="it (makes|writes|takes)"):
+    with pytest.raises(TemplateError, match=r"it (makes|writes|takes)"):
         parse(source).render(DATA)
 
 

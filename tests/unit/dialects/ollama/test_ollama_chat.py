@@ -210,10 +210,13 @@ def test_a_model_without_a_chat_template_is_refused_and_takes_one_that_is_named(
     serve(None, bare, chat_template="chatml").json("/api/chat", chat(("user", "x"), stream=False))
 
 
-def test_a_model_with_only_a_go_template_is_refused(serve: Serve) -> None:
-    model = scripted_model("tiny:latest", chat_template=None, template="{{ range .Messages }}{{ .Content }}{{ end }}")
+def test_a_model_for_a_renderer_of_ollamas_own_is_refused_unless_its_file_has_a_template(serve: Serve) -> None:
+    model = scripted_model("tiny:latest", chat_template=None, template="{{ .Prompt }}", renderer="qwen3-coder")
     status, text = serve(None, model).refused("/api/chat", HI)
-    assert (status, "Go template" in text) == (400, True)
+    assert status == 400
+    assert 'made for the renderer "qwen3-coder"' in text
+    both = scripted_model("tiny:latest", template="{{ .Prompt }}", renderer="qwen3-coder")
+    serve(None, both).json("/api/chat", chat(("user", "x"), stream=False))
 
 
 def test_a_model_of_which_nothing_is_known_is_left_to_its_engine(serve: Serve) -> None:

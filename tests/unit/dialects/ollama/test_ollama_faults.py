@@ -136,6 +136,7 @@ SAMPLES: dict[str, errors.OprelError] = {
     "store": errors.StoreError("m"),
     "damaged": errors.ModelDamagedError("m", model="x"),
     "no_space": errors.NoSpaceError("m"),
+    "template": errors.TemplateError("template: :1: unexpected EOF", line=1),
     "source": errors.SourceError("m"),
     "config": errors.ConfigError("m"),
     "internal": errors.OprelError("m"),

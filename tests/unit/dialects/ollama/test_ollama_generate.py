@@ -156,20 +156,6 @@ def test_a_model_without_a_template_gets_the_prompt_as_it_is(serve: Serve) -> No
     assert bytes(answer["context"]).decode() == "Once!"
 
 
-def test_a_model_with_only_a_go_template_is_refused_unless_raw(serve: Serve) -> None:
-    served = serve(None, scripted_model("tiny:latest", chat_template=None, template="[INST] {{ .Prompt }} [/INST]"))
-    status, text = served.refused("/api/generate", {"model": "tiny", "prompt": "x"})
-    assert status == 400
-    assert "Go template" in text
-    assert served.driver.engines == []
-    served.json("/api/generate", {"model": "tiny", "prompt": "x", "raw": True, "stream": False})
-
-
-def test_a_template_in_the_request_is_refused(serve: Serve) -> None:
-    status, text = serve().refused("/api/generate", {"model": "tiny", "prompt": "x", "template": "{{ .Prompt }}"})
-    assert (status, "template in the request" in text) == (400, True)
-
-
 def test_suffix_needs_a_model_that_inserts(serve: Serve) -> None:
     body = {"model": "tiny", "prompt": "def f(", "suffix": "return 1"}
     assert serve().refused("/api/generate", body) == (

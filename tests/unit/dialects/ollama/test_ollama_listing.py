@@ -137,7 +137,7 @@ def test_show(serve: Serve) -> None:
     assert "PARAMETER num_ctx 2000000" in lines
     assert "PARAMETER stop <|a|>" in lines
     assert (lines[-1], "PARSER mine" in lines) == ("REQUIRES 0.14.0", True)
-    assert not any(line.startswith("TEMPLATE") for line in lines), "the Jinja template is in the weights"
+    assert "TEMPLATE {{ .Prompt }}" in lines, "the Jinja template is in the weights"
     assert "MESSAGE user Hi" in lines
 
 
