@@ -21,6 +21,7 @@ from msgspec import Struct
 from msgspec.structs import replace
 
 from oprel.errors import InvalidRequestError, ModelDamagedError, StoreError
+from oprel.schema.chat_form import chat_form
 from oprel.store.blobs import BlobRef
 from oprel.store.gguf import GgufMetadata, parameter_size
 from oprel.store.manifests import MEDIA, Layer, Manifest, decode_json, encode_manifest, read_small
@@ -90,6 +91,10 @@ class Creating:
         self._check_honoured(fields, metadata)
         self._put_texts()
         config = self._config(fields, metadata)
+        if recipe.template and not self._uses_template(fields, metadata):
+            self._report(
+                "using the chat template of the weights: it has what TEMPLATE has no place for (tools, thinking)"
+            )
         for layer in self._layers:
             known = "creating new" if layer.digest in self._new else "using existing"
             self._report(f"{known} layer {layer.digest}")
@@ -267,6 +272,11 @@ class Creating:
             self._replace("params", _line({name: own[name] for name in sorted(own)}))
         if recipe.messages:
             self._replace("messages", _line(list(recipe.messages)))
+
+    def _uses_template(self, fields: dict[str, Any], metadata: GgufMetadata) -> bool:
+        own, renderer = metadata.chat_template, str(fields.get("renderer") or "")
+        form = chat_form(own, self._recipe.template, architecture=metadata.architecture, renderer=renderer)
+        return form == "go" or own is None
 
     def _own_parameters(self) -> dict[str, Any]:
         found: dict[str, Any] = {}

@@ -5,6 +5,7 @@ Nothing here is a path of this machine: files are named by the digests that they
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import AsyncGenerator
 from contextlib import aclosing
 from functools import partial
@@ -20,12 +21,13 @@ from oprel.dialects.ollama.wire import CreateRequest, read
 from oprel.dialects.services import Services
 from oprel.drivers.llama_cpp.quantize import LlamaQuantize
 from oprel.errors import InvalidNameError, InvalidRequestError, SourceError, TemplateError
+from oprel.schema import ChatRequest, Message, Sampling, TextPart
 from oprel.sources import PullProgress
 from oprel.sources.creator import Creator
 from oprel.store import ModelName
 from oprel.store.modelfile import check_version
 from oprel.store.recipes import QUANTIZATIONS, GivenMessage, Recipe, checked_files, checked_info
-from oprel.templates import parse
+from oprel.templates.chat import chat_template
 
 __all__ = ["create"]
 
@@ -34,7 +36,7 @@ _STREAM = Head(200, ((b"content-type", b"application/x-ndjson"),))
 
 async def create(services: Services, body: bytes) -> Answer:
     asked, _ = read(body, CreateRequest)
-    recipe = _recipe(asked)
+    recipe = await asyncio.to_thread(_recipe, asked)
     pull = partial(services.puller.pull, insecure=False)
     quantize = LlamaQuantize.find(services.settings.llama_server) if recipe.quantize else None
     answer = _streamed if asked.stream else _last
@@ -97,8 +99,11 @@ def _recipe(asked: CreateRequest) -> Recipe:
 
 
 def _check_template(text: str) -> None:
+    """It must parse, and have an answer to one plain question: what fails with that never works."""
+    if not text:
+        return
     try:
-        parse(text)
+        chat_template(text).conversation(ChatRequest((Message("user", (TextPart("Hello"),)),), Sampling()))
     except TemplateError as problem:
         raise refusal("template", problem=problem.message) from problem
 

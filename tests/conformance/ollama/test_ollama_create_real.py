@@ -115,6 +115,18 @@ def test_a_model_of_an_uploaded_file_with_an_adapter_answers_otherwise(
     assert_valid_store(models_dir)
 
 
+def test_a_template_is_what_the_model_is_asked_with(client: ollama.Client, server: RealServer) -> None:
+    template = "{{ range .Messages }}<{{ .Role }}>{{ .Content }}\n{{ end }}<assistant>"
+    client.create("templated", from_=CHAT_MODEL, template=template, parameters={"stop": ["<user>"], "num_predict": 8})
+    text = rendered(server, "templated", {"role": "user", "content": "Two plus two?"})
+    assert text.endswith("<user>Two plus two?\n<assistant>")
+    assert client.show("templated").template == template
+    assert client.chat("templated", [QUESTION]).message.content
+    assert by_openai(server, "templated", QUESTION)["usage"]["prompt_tokens"] != 42
+    with pytest.raises(ollama.ResponseError, match="template error: template: :1: unclosed action"):
+        client.create("bad", from_=CHAT_MODEL, template="{{ .Prompt")
+
+
 def test_a_large_upload_is_not_held_in_memory(server: RealServer, tmp_path: Path) -> None:
     size = 300_000_000
     path = tmp_path / "large"

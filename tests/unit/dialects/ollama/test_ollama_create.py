@@ -559,6 +559,27 @@ def test_a_created_model_answers_with_its_system_messages_and_parameters(served:
     assert (served.request.sampling.temperature, served.request.sampling.stop) == (1.0, ("END",))
 
 
+def test_a_template_is_used_or_it_is_told_that_it_is_not(served: Served) -> None:
+    tools = gguf_bytes({**CHAT_VALUES, "tokenizer.chat_template": "{% if tools %}{{ tools }}{% endif %}"})
+    files = {"tools.gguf": upload(served, tools)}
+    plain, able = "{{ .System }}>{{ .Prompt }}", "{{ .Tools }}{{ range .Messages }}{{ .Content }}{{ end }}"
+    for template, of, form in (
+        (plain, {"from": "base"}, "go"),
+        (plain, {"files": files}, "jinja"),
+        (able, {"files": files}, "go"),
+    ):
+        lines = [line["status"] for line in served.lines("/api/create", {"model": "m", "template": template, **of})]
+        told = [line for line in lines if line.startswith("using the chat template of the weights")]
+        assert len(told) == (form == "jinja")
+        assert served.json("/api/show", {"model": "m"})["oprel"]["template"] == form
+
+
+def test_a_template_that_fails_at_the_first_question_is_refused(served: Served) -> None:
+    status, error = served.refused("/api/create", {**_BASE, "template": "{{ index .Messages 9 }}"})
+    assert status == 400
+    assert error.startswith("template error: ")
+
+
 def test_what_show_tells_makes_the_same_model_again(served: Served, store: Store) -> None:
     asked: dict[str, Any] = {
         "system": 'Say "yes"\nor no', "license": ["MIT\n  terms\n", 'a "b"'],
