@@ -27,6 +27,7 @@ from oprel.schema.messages import (
     ToolCall,
 )
 from oprel.schema.models import Model, ModelFile, Pooling, RemoteModel
+from oprel.schema.opening import with_opening
 from oprel.schema.plans import Availability, Plan, Support
 from oprel.schema.requests import (
     ChatRequest,
@@ -44,6 +45,7 @@ from oprel.schema.requests import (
 )
 
 __all__ = [
+    "with_opening",
     "ALL_SAMPLING",
     "AudioPart",
     "Availability",

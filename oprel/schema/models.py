@@ -39,11 +39,11 @@ class Model(Struct, frozen=True):
     Architecture figures come from GGUF metadata and are None where the file doesn't say: `context_tokens` is the
     trained length, `kv_bytes_per_token` the cost of one token of context with an f16 cache.
     `chat_template` is the Jinja text in the file; `template` a Go template from the manifest (`chat_form` says which of
-    the two is used); `renderer` names the code that Ollama has in a template's place. `parameters` are the manifest's,
-    by Ollama's option names. `capabilities` uses Ollama's words (completion, embedding, tools, vision, thinking,
-    insert, audio); none: not known. `own_code`: the model's config asks for Python code of its own, which is never run.
-    `driver` is the one that its configuration names, `remote` where it runs when it has no files here. `damage` says
-    why the model can't be loaded, when it can't.
+    the two is used). `renderer` and `parser` name the code that Ollama has in a template's place, `requires` the oldest
+    version of it that will do. `parameters` are the manifest's, by Ollama's option names. `capabilities` uses Ollama's
+    words (completion, embedding, tools, vision, thinking, insert, audio); none: not known. `own_code`: the model's
+    config asks for Python code of its own, which is never run. `driver` is the one that its configuration names,
+    `remote` where it runs when it has no files here. `damage` says why the model can't be loaded, when it can't.
     """
 
     name: str
@@ -70,6 +70,8 @@ class Model(Struct, frozen=True):
     parameters: tuple[tuple[str, object], ...] = ()
     messages: tuple[Message, ...] = ()
     licenses: tuple[str, ...] = ()
+    parser: str = ""
+    requires: str = ""
     capabilities: frozenset[str] = frozenset()
     aliases: tuple[str, ...] = ()
     own_code: bool = False

@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import AsyncIterator, Mapping, Sequence
+from pathlib import Path
 from types import TracebackType
 from typing import Any, Literal, TypeVar, overload
 
 import httpx
 from pydantic import BaseModel
 
-from oprel.sdk import calls
+from oprel.errors import ModelNotFoundError
+from oprel.sdk import blobs, calls
 from oprel.sdk.calls import Call, MessageLike
 from oprel.sdk.client import _TIMEOUT, read_line
 from oprel.sdk.failures import no_answer, raise_for
@@ -121,6 +124,22 @@ class AsyncClient:
     ) -> AsyncIterator[ProgressResponse] | None:
         return await self._progress(calls.push(model, insecure=insecure, stream=True), stream=stream)
 
+    async def create_blob(self, path: str | Path) -> str:
+        """As `Client.create_blob`."""
+        file = blobs.file_at(path)
+        digest = await asyncio.to_thread(blobs.digest_of, file)
+        if not await self.has_blob(digest):
+            headers = await asyncio.to_thread(blobs.headers_of, file)
+            await self._ask("POST", f"/api/blobs/{digest}", content=blobs.read_blocks_async(file), headers=headers)
+        return digest
+
+    async def has_blob(self, digest: str) -> bool:
+        try:
+            await self._ask("HEAD", f"/api/blobs/{digest}")
+        except ModelNotFoundError:
+            return False
+        return True
+
     async def create(self, model: str, *, stream: bool = False, **more: Any) -> AsyncIterator[ProgressResponse] | None:
         return await self._progress(calls.create(model, stream=True, **more), stream=stream)
 
@@ -137,6 +156,13 @@ class AsyncClient:
             raise no_answer(error, self.base_url) from error
         raise_for(response, model=call.model)
         return call.answer.model_validate_json(response.content or b'{"status": "success"}')
+
+    async def _ask(self, method: str, path: str, **more: Any) -> None:
+        try:
+            response = await self._http.request(method, path, **more)
+        except httpx.TransportError as error:
+            raise no_answer(error, self.base_url) from error
+        raise_for(response)
 
     async def _stream(self, call: Call[R]) -> AsyncIterator[R]:
         try:

@@ -4,13 +4,15 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
 from types import TracebackType
 from typing import Any, Literal, TypeVar, overload
 
 import httpx
 from pydantic import BaseModel
 
-from oprel.sdk import calls
+from oprel.errors import ModelNotFoundError
+from oprel.sdk import blobs, calls
 from oprel.sdk.calls import Call, MessageLike
 from oprel.sdk.failures import no_answer, raise_for, stream_error
 from oprel.sdk.options import Config
@@ -126,6 +128,21 @@ class Client:
     def push(self, model: str, *, insecure: bool = False, stream: bool = False) -> Iterator[ProgressResponse] | None:
         return self._progress(calls.push(model, insecure=insecure, stream=True), stream=stream)
 
+    def create_blob(self, path: str | Path) -> str:
+        """Uploads a file, unless the server has it; its digest, for `create`'s `files` and `adapters`."""
+        file = blobs.file_at(path)
+        digest = blobs.digest_of(file)
+        if not self.has_blob(digest):
+            self._ask("POST", f"/api/blobs/{digest}", content=blobs.read_blocks(file), headers=blobs.headers_of(file))
+        return digest
+
+    def has_blob(self, digest: str) -> bool:
+        try:
+            self._ask("HEAD", f"/api/blobs/{digest}")
+        except ModelNotFoundError:
+            return False
+        return True
+
     def create(self, model: str, *, stream: bool = False, **more: Any) -> Iterator[ProgressResponse] | None:
         """`more`: from_, files, adapters, template, license, system, parameters, messages, quantize."""
         return self._progress(calls.create(model, stream=True, **more), stream=stream)
@@ -163,6 +180,13 @@ class Client:
             raise no_answer(error, self.base_url) from error
         raise_for(response, model=call.model)
         return call.answer.model_validate_json(response.content or b'{"status": "success"}')
+
+    def _ask(self, method: str, path: str, **more: Any) -> None:
+        try:
+            response = self._http.request(method, path, **more)
+        except httpx.TransportError as error:
+            raise no_answer(error, self.base_url) from error
+        raise_for(response)
 
     def _stream(self, call: Call[R]) -> Iterator[R]:
         try:

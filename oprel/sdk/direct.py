@@ -14,7 +14,7 @@ from typing import Any, TypeVar
 from oprel.config import Settings
 from oprel.dialects.services import Services
 from oprel.errors import ModelNotFoundError, OprelError
-from oprel.schema import ChatRequest, Message, Sampling, Text, TextPart, sampling
+from oprel.schema import ChatRequest, Message, Sampling, Text, TextPart, sampling, with_opening
 from oprel.sdk.options import Config
 from oprel.server.compose import compose
 from oprel.server.lifetime import Lifetime
@@ -120,7 +120,8 @@ class InProcess:
                 self._model, need="chat", load=self._load, keep_alive=float("inf")
             ) as lease:
                 filled = sampling.filled(own, dialect={}, model=sampling.from_model(lease.model), defaults=_DEFAULTS)
-                async with aclosing(lease.engine.chat(ChatRequest(messages=messages, sampling=filled))) as events:
+                request = ChatRequest(messages=with_opening(lease.model, messages), sampling=filled)
+                async with aclosing(lease.engine.chat(request)) as events:
                     async for batch in events:
                         for event in batch:
                             if isinstance(event, Text) and event.text:

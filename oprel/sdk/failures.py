@@ -37,7 +37,11 @@ def raise_for(response: httpx.Response, *, model: str = "") -> None:
 
 def stream_error(text: str, *, path: str, model: str = "") -> OprelError:
     """What a stream's `{"error": …}` line says: its status was sent long before."""
-    return as_ours(502 if path in ("/api/pull", "/api/push") else 500, text, model=model)
+    return as_ours(_LATE.get(path, 500), text, model=model)
+
+
+# What most failures after the first line are.
+_LATE = {"/api/pull": 502, "/api/push": 502, "/api/create": 400}
 
 
 def no_answer(error: httpx.TransportError, base_url: str) -> OprelError:

@@ -84,8 +84,7 @@ class BlobWriter:
         with translated("write a model's file"):
             os.lseek(self._descriptor, 0, os.SEEK_SET)
             os.ftruncate(self._descriptor, 0)
-        self._hash = hashlib.sha256()
-        self._size = 0
+        self._forget()
 
     def fill_from(self, source: Path, *, progress: Progress | None = None) -> None:
         """Take a whole regular file: its blocks are shared or the file linked where the file system can, else it is
@@ -105,6 +104,15 @@ class BlobWriter:
             after = os.fstat(handle.fileno())
         if (before.st_size, before.st_mtime_ns) != (after.st_size, after.st_mtime_ns) or self._size != after.st_size:
             raise InvalidRequestError(f"{source.name!r} changed while it was read; try again when it is complete.")
+
+    def refill(self, make: Callable[[Path], None]) -> None:
+        """Let another program write the file, in place: its path is given to `make`. Read through once afterwards."""
+        make(self.path)
+        self._forget()
+        with translated("write a model's file"), self.path.open("rb") as made:
+            if not os.path.samestat(os.fstat(made.fileno()), os.fstat(self._descriptor)):
+                raise InvalidRequestError("The program that wrote the model's file put another one in its place.")
+            self._read_through(made, copy=False, progress=None)
 
     def finish(self, expected: Digest | None = None) -> Digest:
         """Make it durable and check it. Raises SourceError for another digest than `expected`."""
@@ -143,6 +151,10 @@ class BlobWriter:
             self._disk.remove(self.path)
         finally:
             os.close(descriptor)
+
+    def _forget(self) -> None:
+        self._hash = hashlib.sha256()
+        self._size = 0
 
     def _create(self) -> None:
         self._descriptor = self._disk.create(self.path)

@@ -14,7 +14,15 @@ from oprel.errors import InvalidNameError, ModelDamagedError, ModelNotFoundError
 from oprel.schema import Model
 from oprel.store.aliases import Alias, Aliases
 from oprel.store.gguf import GgufMetadata, read_gguf
-from oprel.store.manifests import ManifestEntry, find_spelling, iter_manifests
+from oprel.store.manifests import (
+    MAX_MANIFEST_BYTES,
+    Manifest,
+    ManifestEntry,
+    find_spelling,
+    iter_manifests,
+    parse_manifest,
+    read_small,
+)
 from oprel.store.names import Digest, ModelName
 from oprel.store.records import build_model, damage_of_files
 from oprel.store.references import (
@@ -137,6 +145,14 @@ class Catalog:
     def is_stored(self, name: ModelName) -> bool:
         """Whether a store, this one or one that is read, has a model of that very name."""
         return self._entry(name) is not None
+
+    def manifest_of(self, model: Model) -> tuple[Manifest, Path] | None:
+        """The manifest of a model in a store, and that store; None for one of a shelf. Raises InvalidRequestError,
+        StoreError."""
+        entry = self._entry(ModelName.parse(model.name))
+        if entry is None or self._model(entry).digest != model.digest:
+            return None
+        return parse_manifest(read_small(entry.path, MAX_MANIFEST_BYTES)), entry.root
 
     def delete(self, name: str) -> bool:
         """From the store, or the folders; False where neither has it."""

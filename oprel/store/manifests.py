@@ -100,6 +100,8 @@ class ModelConfig(Struct, frozen=True):
     renderer: str | None = None
     remote_host: str | None = None
     remote_model: str | None = None
+    parser: str | None = None
+    requires: str | None = None
 
 
 class ManifestEntry(Struct, frozen=True):

@@ -104,6 +104,8 @@ def _described(model: Model, manifest: Manifest, entry: ManifestEntry, cache: Me
         parameters=parameters,
         driver=_driver(parameters),
         messages=_messages(manifest, root),
+        parser=config.parser or "",
+        requires=config.requires or "",
         parent=next((layer.origin for layer in manifest.of_kind("model") if layer.origin), ""),
     )
     stated = config.capabilities or ()

@@ -7,6 +7,7 @@ killed at any point: what was visible stays valid, what was not is swept later. 
 from __future__ import annotations
 
 import contextlib
+import hashlib
 import time
 from collections.abc import Sequence
 from pathlib import Path
@@ -14,7 +15,7 @@ from pathlib import Path
 from msgspec import Struct
 
 from oprel.errors import InvalidRequestError, ModelDamagedError, OprelError, StoreError
-from oprel.store.blobs import BlobRef, BlobWriter, Progress, hash_file, remove_partials
+from oprel.store.blobs import BlobRef, BlobWriter, Progress, hash_file, remove_partials, require_space
 from oprel.store.disk import Disk, FileLock, translated
 from oprel.store.gguf import GgufMetadata, parameter_size, read_gguf
 from oprel.store.manifests import (
@@ -130,6 +131,40 @@ class Store:
             return blob.digest.blob_path(self.models_dir).stat().st_size == blob.size_bytes
         except OSError:
             return False
+
+    def add_file(self, path: Path) -> BlobRef:
+        """A user's file as a blob: linked, sharing its blocks, or copied, and read once. Blocking."""
+        with self.new_blob() as blob:
+            blob.fill_from(path)
+            blob.finish()
+            return blob.publish()
+
+    def add_small_blob(self, data: bytes) -> tuple[BlobRef, bool]:
+        """A text as a blob, and whether it wasn't there before."""
+        ref = BlobRef(Digest(hashlib.sha256(data).hexdigest()), len(data))
+        if self.refresh_blob(ref.digest) and self.has_blob(ref):
+            return ref, False
+        return self._small_blob(data), True
+
+    def refresh_blob(self, digest: Digest) -> bool:
+        """Whether a blob of that name is here. If so it counts as young from now on, so that it isn't removed before
+        the model that somebody is about to make of it is there."""
+        path = digest.blob_path(self.models_dir)
+        try:
+            path.chmod(path.stat().st_mode & 0o7777)  # sets ctime and nothing else
+        except FileNotFoundError:
+            return False
+        except OSError:  # another user's: it can be used all the same
+            return path.is_file()
+        return True
+
+    def require_space(self, size_bytes: int) -> None:
+        """Raises NoSpaceError where the disk has less left."""
+        require_space(self.disk, self.partial_dir(), size_bytes)
+
+    def read_header(self, path: Path) -> GgufMetadata:
+        """Of a GGUF file that holds a model. Raises InvalidRequestError for any other."""
+        return self._check_header(path)
 
     def verify_blob(self, digest: Digest, *, progress: Progress | None = None) -> bool:
         """Whether the file under that name holds what the name says. Reads it whole: call it in a thread."""

@@ -14,6 +14,7 @@ from oprel.store.folders import FolderFacts, check_relative, read_facts
 from oprel.store.gguf import parameter_size
 from oprel.store.manifests import MAX_MANIFEST_BYTES, Layer, Manifest, ManifestEntry, parse_manifest, read_small
 from oprel.store.records import damage_of_files
+from oprel.store.tree_texts import is_text_layer, with_texts
 
 __all__ = ["TREE_FILE", "build_tree_model"]
 
@@ -31,7 +32,7 @@ def build_tree_model(entry: ManifestEntry, *, modified_at: float) -> Model:
         model = replace(model, files=_files(manifest, folder), size_bytes=manifest.size_bytes)
         if (damage := damage_of_files(model)) is not None:
             return replace(model, format="safetensors", damage=damage)
-        return _described(model, read_facts(folder))
+        return with_texts(_described(model, read_facts(folder)), manifest, folder)
     except OprelError as problem:
         sentence = f"Model {model.name!r} is damaged: {problem.message.rstrip('.')}; import it again."
         return replace(model, format="safetensors", damage=sentence)
@@ -39,7 +40,7 @@ def build_tree_model(entry: ManifestEntry, *, modified_at: float) -> Model:
 
 def _files(manifest: Manifest, folder: Path) -> tuple[ModelFile, ...]:
     """Weights first, so that a model's first file says what it is."""
-    layers = (manifest.config, *manifest.layers)
+    layers = [layer for layer in (manifest.config, *manifest.layers) if not is_text_layer(layer)]
     if not all(layer.media_type == TREE_FILE for layer in layers):
         raise InvalidRequestError("its manifest lists what isn't a file of a folder")
     files = [_file(layer, folder) for layer in layers]

@@ -43,6 +43,7 @@ from oprel.store.manifests import (
 from oprel.store.names import Digest, ModelName
 from oprel.store.records import damage_of_files
 from oprel.store.tree_records import TREE_FILE, build_tree_model
+from oprel.store.tree_texts import TreeTexts, is_text_file
 
 __all__ = ["ImportedTree", "Trees"]
 
@@ -117,7 +118,14 @@ class Trees:
 
     # -- the way in
 
-    def add(self, folder: Path, name: ModelName | str, *, progress: Progress | None = None) -> ImportedTree:
+    def add(
+        self,
+        folder: Path,
+        name: ModelName | str,
+        *,
+        texts: TreeTexts | None = None,
+        progress: Progress | None = None,
+    ) -> ImportedTree:
         """Make a model of a folder on this machine, which stays where it is. Blocking: call it in a thread.
 
         Files are read once. They share their blocks with the originals, or are hard links to them, where the file
@@ -129,17 +137,26 @@ class Trees:
         if not source.is_dir():
             raise InvalidRequestError(f"{folder.name!r} isn't a folder that can be read.")
         files, left_out = scan_folder(source)
+        files = tuple(file for file in files if not is_text_file(file.name))  # those of a model that it is made of
         _check_facts(source)
         self.sweep()
         with contextlib.ExitStack() as stack:
             staging = self._staging(stack)
-            manifest = self._fill(staging, source, files, progress)
+            layers = self._fill(staging, source, files, progress)
+            layers |= self._write_texts(staging, texts or TreeTexts())
+            manifest = _encoded(layers)
             digest = Digest(hashlib.sha256(manifest).hexdigest())
             with self._lock.held():
                 self._publish(staging, digest, parse_manifest(manifest))
                 spelled = find_spelling(self.trees_dir, parsed)
                 self._write_manifest(spelled.manifest_path(self.trees_dir), manifest)
         return ImportedTree(spelled, digest, left_out)
+
+    @contextlib.contextmanager
+    def scratch(self) -> Iterator[Path]:
+        """A folder beside the models, gone with the block (swept, where the process is killed)."""
+        with contextlib.ExitStack() as stack:
+            yield self._staging(stack)
 
     def verify(self, name: str) -> str | None:
         """Reads every file of a model; a sentence about the first that isn't what the manifest says."""
@@ -177,8 +194,10 @@ class Trees:
         stack.enter_context(_holding(path))
         return path
 
-    def _fill(self, staging: Path, source: Path, files: tuple[FolderFile, ...], progress: Progress | None) -> bytes:
-        """The manifest of the files, which are in `staging` then, durable and under their own names."""
+    def _fill(
+        self, staging: Path, source: Path, files: tuple[FolderFile, ...], progress: Progress | None
+    ) -> dict[str, Layer]:
+        """The files by name, which are in `staging` then, durable and under their own names."""
         total = sum(file.size_bytes for file in files)
         done = 0
         layers: dict[str, Layer] = {}
@@ -197,9 +216,17 @@ class Trees:
             size = target.stat().st_size
             done += size
             layers[file.name] = Layer(TREE_FILE, str(digest), size, name=file.name)
-        config = layers.pop(_CONFIG)
-        ordered = tuple(layers[name] for name in sorted(layers))
-        return msgspec.json.encode(Manifest(2, MANIFEST_TYPE, config, ordered)) + b"\n"
+        return layers
+
+    def _write_texts(self, staging: Path, texts: TreeTexts) -> dict[str, Layer]:
+        layers: dict[str, Layer] = {}
+        for name, media_type, data in texts.files():
+            with BlobWriter.open(staging, self.trees_dir, disk=self.disk, size_bytes=len(data)) as writer:
+                writer.write(data)
+                digest = writer.finish()
+                writer.move_to(staging / name)
+            layers[name] = Layer(media_type, str(digest), len(data), name=name)
+        return layers
 
     def _publish(self, staging: Path, digest: Digest, manifest: Manifest) -> None:
         target = self.trees_dir / digest.hex
@@ -245,6 +272,12 @@ class Trees:
         if model.damage is None:
             self._records[entry.path] = _Record(stamp, model)
         return model
+
+
+def _encoded(layers: dict[str, Layer]) -> bytes:
+    config = layers.pop(_CONFIG)
+    ordered = tuple(layers[name] for name in sorted(layers))
+    return msgspec.json.encode(Manifest(2, MANIFEST_TYPE, config, ordered)) + b"\n"
 
 
 def _check_facts(source: Path) -> None:

@@ -20,7 +20,10 @@ _SCRIPT = textwrap.dedent(
     import os, sys
     from pathlib import Path
     from oprel.store import ModelName, Store
+    from oprel.store import Catalog, Digest
     from oprel.store import store as store_module
+    from oprel.store.creating import Base, Creating
+    from oprel.store.recipes import GivenFile, GivenMessage, Recipe
     from oprel.store.disk import Disk
 
     CHANGES = ("make_folder", "create", "write", "sync", "sync_folder", "rename", "link", "remove", "remove_folder")
@@ -55,6 +58,18 @@ _SCRIPT = textwrap.dedent(
         store = Store(folder / "models", state_dir=folder / "state", disk=DyingDisk())
         if action == "import":
             store.import_gguf(folder / "new.gguf", "m", licenses=["yours"])
+        elif action == "upload":
+            blob = store.add_file(folder / "new.gguf")
+            recipe = Recipe(name=ModelName.parse("m"), files=(GivenFile("new.gguf", blob.digest),), system="S")
+            Creating(store, recipe, lambda *told: None).run(None)
+        elif action == "create":
+            catalog = Catalog(store)
+            base = Base("other:latest", *catalog.manifest_of(catalog.find("other")))
+            recipe = Recipe(
+                name=ModelName.parse("m"), base="other", system="S", template="T", licenses=("L",),
+                parameters={"top_k": 3}, messages=(GivenMessage("user", "Hi"),),
+            )
+            Creating(store, recipe, lambda *told: None).run(base)
         else:
             store.delete(ModelName.parse("m"))
         os._exit(0)
@@ -92,7 +107,13 @@ def prepared(folder: Path) -> Store:
     return store
 
 
-@pytest.mark.parametrize(("action", "links"), [("import", "links"), ("import", "copies"), ("delete", "links")])
+@pytest.mark.parametrize(
+    ("action", "links"),
+    [
+        ("import", "links"), ("import", "copies"), ("delete", "links"), ("create", "links"), ("upload", "links"),
+        ("upload", "copies"),
+    ],
+)  # fmt: skip
 def test_a_kill_at_any_step_leaves_a_valid_store(
     tmp_path: Path, run_until: Callable[[int, Path, str, str], int], action: str, links: str
 ) -> None:
@@ -108,7 +129,7 @@ def test_a_kill_at_any_step_leaves_a_valid_store(
         assert assert_valid_store(store.models_dir) >= 1
         path = manifest.manifest_path(store.models_dir)
         after = path.read_bytes() if path.exists() else None
-        if action == "import":
+        if action != "delete":
             assert after is not None
             assert code == 77 or after != before
             again = Store(store.models_dir, state_dir=store.state_dir)
@@ -119,7 +140,7 @@ def test_a_kill_at_any_step_leaves_a_valid_store(
             assert after in (None, before)
             store.delete(manifest)
             assert not path.exists()
-        assert assert_valid_store(store.models_dir) == (2 if action == "import" else 1)
+        assert assert_valid_store(store.models_dir) == (1 if action == "delete" else 2)
         assert not list((store.state_dir / "partial").iterdir())
         if code == 0:
             assert step >= 5, "the store went around the disk's methods"

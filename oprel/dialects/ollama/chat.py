@@ -17,7 +17,7 @@ from oprel.dialects.ollama.options import Chosen, chosen
 from oprel.dialects.ollama.wire import LARGE_BYTES, read_off_loop
 from oprel.dialects.ollama.wire import ChatRequest as WireRequest
 from oprel.dialects.services import Services
-from oprel.schema import AudioPart, ChatRequest, ImagePart, Message, Model, Thinking
+from oprel.schema import AudioPart, ChatRequest, ImagePart, Message, Model, Thinking, with_opening
 
 __all__ = ["chat"]
 
@@ -51,7 +51,7 @@ async def _prepared(services: Services, body: bytes, client: str) -> Job:
     if not given:
         return Job(turn, name, "load", load, keep, client)
     admission.check_chat_template(services, model, name=asked.model)
-    request = _request(services, asked, model, _with_models_own(model, given), thinking, options)
+    request = _request(services, asked, model, with_opening(model, given), thinking, options)
     turn.images = translation.count_images(request.messages)
     return Job(
         turn,
@@ -73,14 +73,6 @@ def _needs(asked: WireRequest, given: tuple[Message, ...]) -> list[str]:
         "audio": any(isinstance(part, AudioPart) for part in parts),
     }
     return [need for need, is_needed in needs.items() if is_needed]
-
-
-def _with_models_own(model: Model, given: tuple[Message, ...]) -> tuple[Message, ...]:
-    """The model's messages come first, and before them its system message unless the client begins with one."""
-    own = model.messages
-    if model.system and given[0].role != "system":
-        own = (translation.system_message(model.system), *own)
-    return (*own, *given)
 
 
 def _request(

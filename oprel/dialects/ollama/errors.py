@@ -18,7 +18,7 @@ from oprel.dialects.ollama.gojson import dumps
 
 __all__ = ["KINDS", "ROWS", "Endpoint", "OllamaErrors", "Refusal", "Row", "refusal"]
 
-Endpoint = Literal["generate", "chat", "embed", "embeddings", "show", "pull", "delete", "other"]
+Endpoint = Literal["generate", "chat", "embed", "embeddings", "show", "pull", "delete", "create", "other"]
 
 
 class Row(Struct, frozen=True):
@@ -47,6 +47,18 @@ ROWS: Mapping[str, Row] = {
     "local_and_cloud": Row(400, "use either :local or :cloud, not both: {name}"),
     "cloud_model": Row(403, "ollama cloud is disabled: remote model is unavailable"),
     "cloud_model_details": Row(403, "ollama cloud is disabled: remote model details are unavailable"),
+    # blobs and new models
+    "invalid_digest": Row(400, "invalid digest format"),
+    "no_such_blob": Row(404, 'blob "{digest}" not found'),
+    "digest_mismatch": Row(400, 'digest mismatch, expected "{expected}", got "{got}"'),
+    "template": Row(400, "template error: {problem}"),
+    "quantization_type": Row(
+        500, "unsupported quantization type {kind} - supported types are F32, F16, Q4_K_S, Q4_K_M, Q8_0"
+    ),
+    "remote_host": Row(400, "remote_host is not supported: models on other servers are named in config.toml"),
+    "draft": Row(400, "draft models are not supported: leave out DRAFT ('draft_files')"),
+    "draft_quantize": Row(400, "--draft-quantize requires a DRAFT model"),
+    "requires": Row(400, "this model requires Ollama {version}, and what is kept here is the interface of {kept}"),
     # what a model can do
     "not_for": Row(400, '"{name}" does not support {what}'),
     "lacks": Row(400, "{names}"),
@@ -157,6 +169,7 @@ _NOT_FOUND: Mapping[Endpoint, str] = {
 _EXCEPTIONS: Mapping[tuple[Endpoint, str], Row] = {
     ("embed", "context_length"): ROWS["input_too_long"],
     ("embeddings", "context_length"): Row(500, ROWS["input_too_long"].text),
+    ("create", "not_found"): Row(500, "pull model manifest: file does not exist"),
     ("pull", "not_found"): Row(500, "pull model manifest: file does not exist"),
 }
 

@@ -18,7 +18,9 @@ from msgspec import Struct
 from oprel.dialects.clients import client_key
 from oprel.dialects.exchange import Answer, Exchange, Head
 from oprel.dialects.ollama import listing
+from oprel.dialects.ollama.blobs import BlobQuestion, BlobUpload
 from oprel.dialects.ollama.chat import chat
+from oprel.dialects.ollama.create import create
 from oprel.dialects.ollama.delete import delete
 from oprel.dialects.ollama.embed import embed, embeddings
 from oprel.dialects.ollama.errors import Endpoint, OllamaErrors
@@ -28,8 +30,9 @@ from oprel.dialects.ollama.gojson import dumps
 from oprel.dialects.ollama.pull import pull
 from oprel.dialects.ollama.show import show
 from oprel.dialects.services import Services
+from oprel.store import Store
 
-__all__ = ["ROUTES", "Asked", "Route", "router"]
+__all__ = ["RAW_ROUTES", "ROUTES", "Asked", "RawRoute", "Route", "router"]
 
 _METHODS = ("GET", "HEAD", "POST", "PUT", "PATCH", "DELETE")
 
@@ -49,6 +52,12 @@ class Route(Struct, frozen=True):
     methods: tuple[str, ...]
     answer: Callable[[Asked], Answer]
     endpoint: Endpoint = "other"
+
+
+class RawRoute(Struct, frozen=True):
+    path: str
+    methods: tuple[str, ...]
+    app: Callable[[Store, str], ASGIApp]
 
 
 async def _root(asked: Asked) -> Answer:
@@ -94,13 +103,24 @@ ROUTES: Sequence[Route] = (
         "/api/embeddings", ("POST",), lambda a: embeddings(a.services, a.body, a.errors, client=a.client), "embeddings"
     ),
     Route("/api/delete", ("DELETE",), lambda a: delete(a.services, a.body), "delete"),
+    Route("/api/create", ("POST",), lambda a: create(a.services, a.body), "create"),
     Route("/api/pull", ("POST",), lambda a: pull(a.services, a.body, a.errors), "pull"),
+)
+
+# These read their body as it comes; `digest` is the last part of the path.
+RAW_ROUTES: Sequence[RawRoute] = (
+    RawRoute("/api/blobs/{digest}", ("HEAD",), BlobQuestion),
+    RawRoute("/api/blobs/{digest}", ("POST",), BlobUpload),
 )
 
 
 def router(services: Services) -> Router:
     handlers = [_handler(services, each) for each in ROUTES]
-    handlers += [_handler(services, _wrong_method(each)) for each in ROUTES]
+    handlers += [_raw_handler(services, each) for each in RAW_ROUTES]
+    known: dict[str, tuple[str, ...]] = {}
+    for path, methods in [(each.path, each.methods) for each in ROUTES] + [(r.path, r.methods) for r in RAW_ROUTES]:
+        known[path] = (*known.get(path, ()), *methods)
+    handlers += [_handler(services, _wrong_method(path, methods)) for path, methods in known.items()]
     handlers.append(_handler(services, Route("/api/{rest:path}", _METHODS, _unknown_path)))
     return Router(path="/", route_handlers=handlers, include_in_schema=False)
 
@@ -119,15 +139,26 @@ def _handler(services: Services, each: Route) -> HTTPRouteHandler:
     return handle
 
 
-def _wrong_method(known: Route) -> Route:
-    allowed = ", ".join(known.methods).encode()
+def _raw_handler(services: Services, each: RawRoute) -> HTTPRouteHandler:
+    methods = [HttpMethod(method) for method in each.methods]
+    path = each.path.replace("}", ":str}")
+
+    @route(path, http_method=methods, name=f"ollama {each.methods[0]} {each.path}", status_code=200)
+    async def handle(request: Request[Any, Any, Any]) -> ASGIApp:
+        return each.app(services.catalog.store, request.path_params["digest"])
+
+    return handle
+
+
+def _wrong_method(path: str, known: tuple[str, ...]) -> Route:
+    allowed = ", ".join(known).encode()
     text = b"405 method not allowed"
 
     async def answer(asked: Asked) -> Answer:
         yield Head(405, (*_text_head(405, text).headers, (b"allow", allowed)))
         yield text
 
-    return Route(known.path, tuple(method for method in _METHODS if method not in known.methods), answer)
+    return Route(path.replace("}", ":str}"), tuple(method for method in _METHODS if method not in known), answer)
 
 
 def _text_head(status: int, text: bytes) -> Head:

@@ -21,6 +21,7 @@ from oprel.dialects.ollama.reading import decode_first
 
 __all__ = [
     "ChatRequest",
+    "CreateRequest",
     "DeleteRequest",
     "EmbedRequest",
     "EmbeddingRequest",
@@ -141,6 +142,31 @@ class PullRequest(Struct, frozen=True):
     insecure: bool = False
     username: str = ""
     password: str = ""
+    stream: bool = True
+
+
+class CreateRequest(Struct, frozen=True):
+    """Files are named by the digests of uploaded blobs."""
+
+    model: str = ""
+    name: str = ""
+    from_: str = field(name="from", default="")
+    files: dict[str, str] = field(default_factory=dict)
+    adapters: dict[str, str] = field(default_factory=dict)
+    draft_files: dict[str, str] = field(default_factory=dict)
+    quantize: str = ""
+    quantization: str = ""
+    draft_quantize: str = ""
+    template: str = ""
+    system: str = ""
+    license: Any = None
+    parameters: dict[str, Any] = field(default_factory=dict)
+    messages: list[Message] = field(default_factory=list)
+    renderer: str = ""
+    parser: str = ""
+    requires: str = ""
+    remote_host: str = ""
+    info: dict[str, Any] = field(default_factory=dict)
     stream: bool = True
 
 

@@ -21,6 +21,7 @@ from oprel.schema import (
     Model,
     Sampling,
     sampling,
+    with_opening,
 )
 
 __all__ = ["settled"]
@@ -57,6 +58,8 @@ def settled(request: R, *, name: str, model: Model, driver: str, capabilities: C
             )
     if isinstance(request, ChatRequest) and request.tool_choice == "none" and not capabilities.tools:
         request = msgspec.structs.replace(request, tools=(), tool_choice=None)
+    if isinstance(request, ChatRequest) and (model.system or model.messages):
+        request = msgspec.structs.replace(request, messages=with_opening(model, request.messages))
     return msgspec.structs.replace(request, sampling=_filled(request.sampling, model, honoured, time_limit_s))
 
 

@@ -137,6 +137,8 @@ def _add_template(line: _Line, options: LoadOptions) -> None:
 def _add_companions(line: _Line, model: Model) -> None:
     adapters = [file.path for file in model.files if file.role == "adapter"]
     projectors = [file.path for file in model.files if file.role == "projector"]
+    if any("," in path for path in adapters):  # the option separates by commas, and has no way to write one
+        raise UnsupportedError("An adapter in a folder with a comma in its name can't be loaded.", capability="lora")
     if adapters and not line.add("--lora", ",".join(adapters)):
         raise UnsupportedError("This engine can't load adapters.", capability="lora", model=model.name)
     if projectors and not line.add("--mmproj", projectors[0]):

@@ -214,6 +214,11 @@ class TestCommandLine:
         found = plan(make_model(files=files))
         assert (option(found, "--lora"), option(found, "--mmproj")) == ("/m/a", "/m/p")
 
+    def test_an_adapter_whose_path_has_a_comma_is_refused(self) -> None:
+        files = (ModelFile("weights", "/m/w", "aa", GIB), ModelFile("adapter", "/m,n/a", "bb", MIB))
+        with pytest.raises(UnsupportedError, match="comma"):
+            plan(make_model(files=files))
+
     def test_equal_inputs_make_equal_plans(self) -> None:
         assert plan() == plan()
         assert msgspec.json.decode(msgspec.json.encode(plan()), type=Plan) == plan()

@@ -16,6 +16,7 @@ from oprel.errors import InvalidNameError, InvalidRequestError, NoSpaceError, St
 from oprel.schema import Model
 from oprel.store import Aliases, Catalog, Store, Trees
 from oprel.store.disk import Disk
+from oprel.store.tree_texts import TreeTexts
 
 
 @pytest.fixture
@@ -379,7 +380,7 @@ def test_whatever_ends_an_import_nothing_half_is_seen(folder: Path, tmp_path: Pa
         home = tmp_path / f"at-{steps}"
         trees = Trees(home / "trees", state_dir=home / "state", disk=StoppingDisk(steps))
         try:
-            trees.add(folder, "one")
+            trees.add(folder, "one", texts=TreeTexts(system="S", licenses=("L",)))
         except Stopped:
             after = Trees(home / "trees", state_dir=home / "state")
             model = after.find("one")
@@ -389,7 +390,9 @@ def test_whatever_ends_an_import_nothing_half_is_seen(folder: Path, tmp_path: Pa
             steps += 1
             continue
         break
-    assert steps > 20
+    assert steps > 30
+    assert (found := trees.find("one")) is not None
+    assert (found.system, found.licenses) == ("S", ("L",))
 
 
 def test_what_a_killed_import_left_is_swept(trees: Trees, folder: Path) -> None:

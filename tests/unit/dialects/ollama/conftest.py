@@ -104,12 +104,13 @@ def serve() -> Iterator[Serve]:
             *models: Model,
             scripts: Mapping[str, Script] | None = None,
             metadata: Mapping[str, GgufMetadata] | None = None,
+            catalog: Any = None,
             **settings: Any,
         ) -> Served:
             server = scripted_server(
                 script,
                 scripts=scripts,
-                catalog=ScriptedCatalog(*(models or (scripted_model("tiny:latest"),)), metadata=metadata),
+                catalog=catalog or ScriptedCatalog(*(models or (scripted_model("tiny:latest"),)), metadata=metadata),
                 settings=Settings(**settings),
                 puller=ScriptedPuller(),
             )

@@ -96,12 +96,14 @@ def test_show(serve: Serve) -> None:
         messages=(Message("user", (TextPart("Hi"),)),),
         capabilities=frozenset({"tools", "completion"}),
         parent="base:latest",
+        parser="mine",
+        requires="0.14.0",
     )
     served = serve(None, model, metadata={"tiny:latest": METADATA})
     shown = served.json("/api/show", {"name": "TINY"})
     assert list(shown) == [
         "license", "modelfile", "parameters", "template", "system", "details", "messages", "model_info", "tensors",
-        "capabilities", "modified_at", "oprel",
+        "capabilities", "modified_at", "requires", "oprel",
     ]  # fmt: skip
     assert shown["license"] == "MIT\nand more"
     assert shown["parameters"].splitlines() == [
@@ -130,8 +132,12 @@ def test_show(serve: Serve) -> None:
         "",
         f"FROM {model.weights.path}",
     ]
-    assert 'SYSTEM """Say "yes"."""' in lines
+    assert 'SYSTEM Say "yes".' in lines
     assert "PARAMETER temperature 0.25" in lines
+    assert "PARAMETER num_ctx 2000000" in lines
+    assert "PARAMETER stop <|a|>" in lines
+    assert (lines[-1], "PARSER mine" in lines) == ("REQUIRES 0.14.0", True)
+    assert "TEMPLATE {{ .Prompt }}" in lines, "the Jinja template is in the weights"
     assert "MESSAGE user Hi" in lines
 
 
