@@ -59,6 +59,7 @@ class Settings(BaseModel):
     origins: tuple[str, ...] = ()
     allowed_hosts: tuple[str, ...] = ()  # names that this server may be called by, beyond its own
     remotes: tuple[Remote, ...] = ()  # other servers, whose models have local names
+    strict: bool = False  # answers are held against the API documents, and departures told in the log
     verbose: bool = False
 
     @property

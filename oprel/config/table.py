@@ -103,5 +103,6 @@ SETTINGS: dict[str, Setting] = {
     ),
     "allowed_hosts": Setting("allowed_hosts", as_words, "a list of host names", project=False),
     "remote": Setting("remotes", as_table, "tables [remote.NAME]"),
+    "strict": Setting("strict", as_yes_or_no, "true or false"),
     "verbose": Setting("verbose", as_yes_or_no, "true or false"),
 }

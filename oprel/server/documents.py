@@ -14,7 +14,6 @@ from urllib.parse import urlsplit
 
 import yaml
 
-import oprel
 from oprel.version import __version__
 
 __all__ = ["documents", "load", "merged", "openapi_json", "specs_dir"]
@@ -27,7 +26,7 @@ _LOADER = getattr(yaml, "CSafeLoader", yaml.SafeLoader)  # ten times as fast, wh
 
 def specs_dir() -> Path:
     """In an installed package they are inside it, in a checkout beside it."""
-    package = Path(oprel.__file__).parent
+    package = Path(__file__).parents[1]
     inside = package / "specs"
     return inside if inside.is_dir() else package.parent / "specs"
 

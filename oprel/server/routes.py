@@ -56,7 +56,7 @@ def own_routes(services: Services, lifetime: Lifetime) -> Router:
 
         return Response(
             await asyncio.to_thread(api_page),
-            media_type="text/html; charset=utf-8",
+            media_type="text/html",
             headers={"content-security-policy": "default-src 'none'; style-src 'unsafe-inline'"},
         )
 

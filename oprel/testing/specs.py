@@ -18,7 +18,7 @@ from referencing.jsonschema import DRAFT202012
 
 from oprel.server.documents import load, specs_dir
 
-__all__ = ["SpecError", "load", "operation", "specs_dir", "validate", "validate_event", "validate_request"]
+__all__ = ["SpecError", "knows", "load", "operation", "specs_dir", "validate", "validate_event", "validate_request"]
 
 _JSON = "application/json"
 _STREAMS = ("text/event-stream", "application/x-ndjson")
@@ -59,6 +59,13 @@ def validate_event(document: str, path: str, method: str, event: Json) -> None:
 def validate_request(document: str, path: str, method: str, body: Json) -> None:
     pointer, _ = operation(document, path, method)
     _check(document, f"{pointer}/requestBody/content/{_escaped(_JSON)}/schema", body, f"the request of {method} {path}")
+
+
+def knows(document: str, path: str) -> bool:
+    """Whether the document has that path, whatever the method. Below a document's base path only whole paths count."""
+    loaded = load(document)
+    base = urlsplit(loaded.get("servers", [{"url": ""}])[0]["url"]).path.rstrip("/")
+    return path.startswith(f"{base}/") and _template(loaded, path) is not None
 
 
 def operation(document: str, path: str, method: str) -> tuple[str, dict[str, Any]]:
