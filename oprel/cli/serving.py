@@ -3,12 +3,16 @@
 from __future__ import annotations
 
 import argparse
+from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
 from oprel.cli.common import add_address, client_of, settings_of
 from oprel.cli.terminal import Terminal
+from oprel.errors import ConfigError
 
 if TYPE_CHECKING:
+    from litestar.types import ASGIApp
+
     from oprel.config import Settings
 
 __all__ = ["add_commands"]
@@ -17,6 +21,7 @@ _SERVER_SETTINGS = (
     "driver", "models_dir", "model", "api_key", "api_key_file", "parallel", "context", "keep_alive", "max_loaded",
     "max_queue", "llama_server", "exllama_python", "vllm_python", "trees_dir", "origins", "allowed_hosts",
     "chat_template", "allow_unauthenticated", "gpu_layers", "threads", "kv_cache_type", "memory_limit", "drain_timeout",
+    "strict",
 )  # fmt: skip
 
 
@@ -56,6 +61,7 @@ def _add_serve_flags(serve: argparse.ArgumentParser) -> None:
     flag("--threads", metavar="N", help="threads of each engine (planned)")
     flag("--kv-cache-type", metavar="TYPE", help="f16, q8_0 or q4_0 (f16)")
     flag("--memory-limit", metavar="SIZE", help="memory for all models together (planned)")
+    flag("--strict", action="store_true", default=None, help="hold answers against the API documents, tell departures")
     flag("--drain-timeout", metavar="TIME", help="how long running requests may take when the server ends (30s)")
 
 
@@ -67,7 +73,21 @@ def _serve(arguments: argparse.Namespace, terminal: Terminal) -> None:
         )
     from oprel.server import serve
 
-    serve(settings, say=terminal.answer if not terminal.quiet else lambda line: None)
+    say = terminal.answer if not terminal.quiet else lambda line: None
+    observe = _strict() if settings.strict else None
+    if observe is not None:
+        say("strict: answers are held against the API documents, and the log tells what isn't as they say")
+    serve(settings, say=say, observe=observe)
+
+
+def _strict() -> Callable[[ASGIApp], ASGIApp]:
+    try:
+        from oprel.testing.strict import Strict
+    except ImportError as missing:
+        raise ConfigError(
+            f"--strict needs the package {missing.name!r}: install Oprel with its extra [testing]"
+        ) from missing
+    return Strict
 
 
 def _with_files(settings: Settings, terminal: Terminal) -> Settings:

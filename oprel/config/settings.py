@@ -51,6 +51,7 @@ class Settings(BaseModel):
     request_time_limit: float = 600.0  # wall clock of a generation without max_tokens
     drain_timeout: float = 30.0
     send_timeout: float = 60.0
+    ping_interval: float = 10.0  # of silence before a stream's first token, after which a comment is sent, and again
     header_timeout: float = 10.0  # from a request's first byte to the end of its headers
     body_timeout: float = 30.0  # for a body to arrive, and one second more for each 16 KiB of it
     max_body_bytes: int = 32 * 1024 * 1024
@@ -59,6 +60,7 @@ class Settings(BaseModel):
     origins: tuple[str, ...] = ()
     allowed_hosts: tuple[str, ...] = ()  # names that this server may be called by, beyond its own
     remotes: tuple[Remote, ...] = ()  # other servers, whose models have local names
+    strict: bool = False  # answers are held against the API documents, and departures told in the log
     verbose: bool = False
 
     @property

@@ -95,6 +95,7 @@ SETTINGS: dict[str, Setting] = {
     "request_time_limit": Setting("request_time_limit", as_seconds, _TIME),
     "drain_timeout": Setting("drain_timeout", as_seconds, _TIME),
     "send_timeout": Setting("send_timeout", as_seconds, _TIME),
+    "ping_interval": Setting("ping_interval", as_seconds, _TIME),
     "header_timeout": Setting("header_timeout", as_seconds, _TIME),
     "body_timeout": Setting("body_timeout", as_seconds, _TIME),
     "max_body": Setting("max_body_bytes", as_size, "a size such as 32MiB", ("MAX_BODY_BYTES",)),
@@ -106,5 +107,6 @@ SETTINGS: dict[str, Setting] = {
     ),
     "allowed_hosts": Setting("allowed_hosts", as_words, "a list of host names", project=False),
     "remote": Setting("remotes", as_table, "tables [remote.NAME]"),
+    "strict": Setting("strict", as_yes_or_no, "true or false"),
     "verbose": Setting("verbose", as_yes_or_no, "true or false"),
 }

@@ -10,8 +10,9 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import AsyncGenerator, Callable
+from collections.abc import AsyncGenerator, Callable, Coroutine
 from contextlib import aclosing
+from functools import partial
 from time import monotonic
 from typing import Protocol
 
@@ -20,9 +21,11 @@ from msgspec import Struct
 
 from oprel.errors import OprelError
 
-__all__ = ["Answer", "ErrorRenderer", "Exchange", "Head"]
+__all__ = ["Answer", "ErrorRenderer", "Exchange", "Head", "Waiting"]
 
 _log = logging.getLogger("oprel.server")
+
+_PING = b": still working\n\n"
 
 
 class Head(Struct, frozen=True):
@@ -32,7 +35,20 @@ class Head(Struct, frozen=True):
     headers: tuple[tuple[bytes, bytes], ...] = ()
 
 
-Answer = AsyncGenerator[Head | bytes, None]
+class Waiting(Struct, frozen=True):
+    """Said before the Head by an answer that will be a stream of server-sent events: a model may load first, or a long
+    prompt be read, and clients and proxies give up on a connection that says nothing.
+
+    If what follows takes longer than `every_s`, `head` is sent and then a comment (which no client shows) each
+    `every_s`. The Head that the answer comes to is then written as a comment too; a failure ends the stream in its
+    dialect's way, since its status has gone out.
+    """
+
+    head: Head
+    every_s: float
+
+
+Answer = AsyncGenerator[Head | Waiting | bytes, None]
 
 
 class ErrorRenderer(Protocol):
@@ -58,6 +74,7 @@ class Exchange:
         self._errors = errors
         self._send_timeout_s = send_timeout_s
         self._sending_since: float | None = None
+        self._has_begun = False
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         writing = asyncio.ensure_future(self._write(send))
@@ -89,21 +106,37 @@ class Exchange:
                 return
 
     async def _write(self, send: Send) -> None:
-        head: Head | None = None
+        company = _Company()
         try:
-            async with aclosing(self._answer()) as answer:
+            async with aclosing(self._answer()) as answer, aclosing(company):
                 async for item in answer:
-                    if isinstance(item, Head):
-                        head = item
-                        await self._send_head(send, head)
-                    else:
+                    if isinstance(item, bytes):
                         await self._send_body(send, item, more=True)
+                    elif isinstance(item, Waiting):
+                        company.keep(partial(self._keep_company, send, item))
+                    else:
+                        await company.aclose()
+                        await self._begin(send, item)
             await self._send_body(send, b"", more=False)
         except Exception as caught:
-            await self._send_failure(send, head, _as_ours(caught))
+            await self._send_failure(send, _as_ours(caught))
 
-    async def _send_failure(self, send: Send, head: Head | None, error: OprelError) -> None:
-        if head is not None:
+    async def _keep_company(self, send: Send, waiting: Waiting) -> None:
+        await asyncio.sleep(waiting.every_s)
+        await self._begin(send, waiting.head)
+        while True:
+            await self._send_body(send, _PING, more=True)
+            await asyncio.sleep(waiting.every_s)
+
+    async def _begin(self, send: Send, head: Head) -> None:
+        if self._has_begun:
+            await self._send_body(send, _as_comment(head), more=True)
+            return
+        self._has_begun = True
+        await self._send_head(send, head)
+
+    async def _send_failure(self, send: Send, error: OprelError) -> None:
+        if self._has_begun:
             await self._send_body(send, self._errors.chunk(error), more=True)
             await self._send_body(send, b"", more=False)
             return
@@ -118,6 +151,30 @@ class Exchange:
         self._sending_since = monotonic()
         await send({"type": "http.response.body", "body": body, "more_body": more})
         self._sending_since = None
+
+
+class _Company:
+    """The one who says something while the answer's own generator is busy, in a task beside it."""
+
+    def __init__(self) -> None:
+        self._task: asyncio.Task[None] | None = None
+
+    def keep(self, work: Callable[[], Coroutine[None, None, None]]) -> None:
+        self._task = asyncio.ensure_future(work())
+
+    async def aclose(self) -> None:
+        """Returns when nothing is being said any more. Raises what kept it from being said: a client that left."""
+        task, self._task = self._task, None
+        if task is None:
+            return
+        task.cancel()
+        await asyncio.wait((task,))
+        if not task.cancelled() and (error := task.exception()) is not None:
+            raise error
+
+
+def _as_comment(head: Head) -> bytes:
+    return b"".join(b": %s: %s\n" % header for header in head.headers if header[0].startswith(b"x-oprel-")) + b"\n"
 
 
 def _as_ours(caught: Exception) -> OprelError:

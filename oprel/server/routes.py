@@ -1,11 +1,12 @@
-"""Oprel's own routes: whether the server lives, whether it is ready, and its end."""
+"""Oprel's own routes: whether the server lives, whether it is ready, its API as a document and a page, and its end."""
 
 from __future__ import annotations
 
+import asyncio
 from typing import Any
 
 import msgspec
-from litestar import Request, Response, Router, post, route
+from litestar import Request, Response, Router, get, post, route
 
 from oprel.dialects.services import Services
 from oprel.errors import PermissionDeniedError
@@ -43,13 +44,29 @@ def own_routes(services: Services, lifetime: Lifetime) -> Router:
             return answer("loading", 503, {"retry-after": "1"})
         return answer("ready")
 
+    @get("/openapi.json")
+    async def openapi() -> Response[bytes]:
+        from oprel.server.documents import openapi_json
+
+        return Response(await asyncio.to_thread(openapi_json), media_type="application/json")
+
+    @get("/docs")
+    async def docs() -> Response[bytes]:
+        from oprel.server.page import api_page
+
+        return Response(
+            await asyncio.to_thread(api_page),
+            media_type="text/html",
+            headers={"content-security-policy": "default-src 'none'; style-src 'unsafe-inline'"},
+        )
+
     @post("/oprel/shutdown")
     async def shutdown(request: Request[Any, Any, Any]) -> Response[bytes]:
         _may_stop(request, has_keys=bool(services.settings.api_keys))
         lifetime.stop_requested.set()
         return answer("stopping", 202)
 
-    return Router("/", route_handlers=[health, ready, shutdown])
+    return Router("/", route_handlers=[health, ready, openapi, docs, shutdown])
 
 
 def _may_stop(request: Request[Any, Any, Any], *, has_keys: bool) -> None:

@@ -12,6 +12,7 @@ from collections.abc import Callable, Iterator
 from typing import Any
 
 import uvicorn
+from litestar.types import ASGIApp
 
 from oprel.config import Settings
 from oprel.dialects.services import Services
@@ -28,28 +29,31 @@ from oprel.server.opening import engine_lines, opening_lines
 from oprel.server.protocol import bounded_protocol
 from oprel.server.state import server_state
 
-__all__ = ["Say", "Serving", "check_exposure", "configure_logging", "loop_factory", "serve"]
+__all__ = ["Observe", "Say", "Serving", "check_exposure", "configure_logging", "loop_factory", "serve"]
 
 _log = logging.getLogger("oprel.server")
 
 Say = Callable[[str], None]
 """Takes one line for the person who started the server."""
 
+Observe = Callable[[ASGIApp], ASGIApp]
+"""Puts something around the app, through which all that is asked and answered passes."""
+
 # After engines are gone, answers need no longer than this to end.
 _LAST_WORDS_S = 5
 _KEEP_ALIVE_S = 75
 
 
-def serve(settings: Settings, *, say: Say) -> None:
+def serve(settings: Settings, *, say: Say, observe: Observe | None = None) -> None:
     """Serves until a signal or `POST /oprel/shutdown`; returns when engines and sockets are gone. An error says
-    why it can't start; nothing is left then. Port 0: one that is free."""
+    why it can't start; nothing is left then. Port 0: one that is free. `observe` stands around the app."""
     check_exposure(settings)
     listener = bind(settings)
     try:
         settings = settings.model_copy(update={"port": listener.getsockname()[1]})
         configure_logging(verbose=settings.verbose)
         with asyncio.Runner(loop_factory=loop_factory()) as runner:
-            runner.run(_serve(settings, listener, say))
+            runner.run(_serve(settings, listener, say, observe))
     finally:
         listener.close()
 
@@ -80,13 +84,13 @@ def _with_request_id(record: logging.LogRecord) -> bool:
     return True
 
 
-async def _serve(settings: Settings, listener: socket.socket, say: Say) -> None:
+async def _serve(settings: Settings, listener: socket.socket, say: Say, observe: Observe | None) -> None:
     # Nothing is awaited until there is something to stop: the loop calls a signal's handler when it is free.
     with _signals_to(lambda: serving.stop()), server_state(settings):
         services = compose(settings)
         if services.registry is not None and settings.driver != AUTO:
             services.registry.get(settings.driver)  # raises now what every request would be told
-        serving = Serving(services, listener, say=say)
+        serving = Serving(services, listener, say=say, observe=observe)
         await serving.run()
 
 
@@ -110,7 +114,9 @@ class Serving:
 
     `is_open` is set once requests are answered."""
 
-    def __init__(self, services: Services, listener: socket.socket, *, say: Say) -> None:
+    def __init__(
+        self, services: Services, listener: socket.socket, *, say: Say, observe: Observe | None = None
+    ) -> None:
         app = create_app(services)
         self.is_open = asyncio.Event()
         self._services = services
@@ -119,7 +125,8 @@ class Serving:
         self._say = say
         self._lifetime: Lifetime = app.state["lifetime"]
         self._gate: Gate = app.state["gate"]
-        self._server = _Server(uvicorn.Config(app, **self._uvicorn_options()), self.is_open)
+        served: Any = app if observe is None else observe(app)
+        self._server = _Server(uvicorn.Config(served, **self._uvicorn_options()), self.is_open)
         self._hurry = asyncio.Event()
 
     async def run(self) -> None:

@@ -1,10 +1,14 @@
-"""Aliases: short names for models elsewhere; data in `aliases.toml`, which the user's own file comes before."""
+"""Aliases: short names for models elsewhere; data in `aliases.toml`, which the user's own file comes before.
+
+A name with `*` in it is a pattern: programs that ask for `gpt-4o-mini` or `claude-sonnet-4` get the model that the user
+chose for `gpt-*` and `claude-*`. Whatever else bears the name comes before a pattern.
+"""
 
 from __future__ import annotations
 
 import re
 import tomllib
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -14,11 +18,12 @@ from oprel.errors import ConfigError, OprelError
 from oprel.store.names import DEFAULT_HOST, DEFAULT_NAMESPACE, DEFAULT_TAG, Digest, ModelName
 from oprel.store.references import HubReference, Reference, parse_reference
 
-__all__ = ["Alias", "Aliases"]
+__all__ = ["Alias", "Aliases", "Wildcard"]
 
 _SHIPPED = Path(__file__).with_name("aliases.toml")
 _MAX_FILE_BYTES = 1 << 20
 _FIELDS = frozenset({"source", "sha256", "description"})
+_WILDCARD = re.compile(r"[A-Za-z0-9_.:*-]{1,160}")
 _QUANTIZATION = re.compile(
     r"(?:(?P<size>.+)-)?(?P<quantization>(?:ud-)?(?:i?q\d+|tq\d+|f16|f32|bf16|fp16|mxfp4|nvfp4)(?:_[a-z0-9]+)*)",
     re.IGNORECASE,
@@ -39,25 +44,53 @@ class Alias(Struct, frozen=True):
         return str(self.name)
 
 
+class Wildcard(Struct, frozen=True):
+    """`pattern`: `*` is any run of characters, also none. `target` is the name of a model that is here, or an alias."""
+
+    pattern: str
+    target: str
+
+    def matches(self, name: str) -> bool:
+        """Without regard to case; the tag `latest` may be left out on either side."""
+        return self._expression.fullmatch(_untagged(name.strip())) is not None
+
+    @property
+    def literal_length(self) -> int:
+        return len(self.pattern.replace("*", ""))
+
+    @property
+    def _expression(self) -> re.Pattern[str]:
+        return re.compile(".*".join(re.escape(part) for part in _untagged(self.pattern).split("*")))
+
+
 class Aliases:
     """A lookup without case, over the entries given."""
 
-    def __init__(self, entries: Mapping[ModelName, Alias] | None = None) -> None:
+    def __init__(self, entries: Mapping[ModelName, Alias] | None = None, *, wildcards: Iterable[Wildcard] = ()) -> None:
         self._entries = {name.key: alias for name, alias in (entries or {}).items()}
+        self.wildcards = tuple(sorted(wildcards, key=lambda each: -each.literal_length))
 
     @classmethod
     def load(cls, user_file: Path | None = None) -> Aliases:
         """The shipped ones, with those of the user's file (which needn't exist) in front. Raises ConfigError."""
-        entries = {alias.name.key: alias for alias in _read(_SHIPPED)}
+        read = list(_read(_SHIPPED))
         if user_file is not None and user_file.expanduser().is_file():
-            entries.update({alias.name.key: alias for alias in _read(user_file.expanduser())})
-        return cls({alias.name: alias for alias in entries.values()})
+            read += _read(user_file.expanduser())
+        entries = {alias.name.key: alias for alias in read if isinstance(alias, Alias)}
+        return cls(
+            {alias.name: alias for alias in entries.values()},
+            wildcards=[each for each in read if isinstance(each, Wildcard)],
+        )
 
     def __iter__(self) -> Iterator[Alias]:
         return iter(self._entries.values())
 
     def __len__(self) -> int:
         return len(self._entries)
+
+    def wildcard(self, name: str) -> Wildcard | None:
+        """The pattern that says most of those that `name` fits."""
+        return next((each for each in self.wildcards if each.matches(name)), None)
 
     def get(self, name: ModelName) -> Alias | None:
         """The alias of that name, or of the name without the quantization that its tag ends with
@@ -76,6 +109,10 @@ class Aliases:
         return None
 
 
+def _untagged(name: str) -> str:
+    return name.lower().removesuffix(f":{DEFAULT_TAG}")
+
+
 def _quantized(alias: Alias, quantization: str) -> Alias | None:
     """None where the source is one file, which has the quantization that it has."""
     if not isinstance(alias.source, HubReference):
@@ -84,7 +121,7 @@ def _quantized(alias: Alias, quantization: str) -> Alias | None:
     return Alias(name=alias.name, source=source, digest=None, description=alias.description, quantization=quantization)
 
 
-def _read(path: Path) -> Iterator[Alias]:
+def _read(path: Path) -> Iterator[Alias | Wildcard]:
     try:
         if path.stat().st_size > _MAX_FILE_BYTES:
             raise ConfigError(f"{path} is larger than {_MAX_FILE_BYTES >> 10} KiB; aliases are one short line each.")
@@ -95,7 +132,20 @@ def _read(path: Path) -> Iterator[Alias]:
     if not isinstance(aliases, dict):
         raise ConfigError(f'{path} has no [aliases] table; write lines like "name" = "OWNER/REPO" below one.')
     for name, value in aliases.items():
-        yield _parse(path, name, value)
+        yield _parse_wildcard(path, name, value) if "*" in name else _parse(path, name, value)
+
+
+def _parse_wildcard(path: Path, pattern: str, value: Any) -> Wildcard:
+    if not _WILDCARD.fullmatch(pattern) or not isinstance(value, str):
+        raise ConfigError(
+            f'The pattern {pattern!r} in {path} can\'t be used: write it like "gpt-*" = "NAME", with letters, digits, '
+            "_ . : - and *, and the name of a model."
+        )
+    try:
+        parse_reference(value)
+    except OprelError as problem:
+        raise ConfigError(f"The pattern {pattern!r} in {path} can't be used: {problem}") from problem
+    return Wildcard(pattern, value)
 
 
 def _parse(path: Path, name: str, value: Any) -> Alias:

@@ -107,10 +107,27 @@ class Catalog:
             ),
         )
 
-    def find(self, name: str) -> Model:
+    def find(self, name: str, *, patterns: bool = True) -> Model:
         """An installed name (without regard to case; the store before the shelves), then an alias, then `pypi:…` and
-        `OWNER/REPO` as they were stored. Raises InvalidNameError, ModelNotFoundError; a damaged model is returned,
-        with `damage`."""
+        `OWNER/REPO` as they were stored, then what a pattern among the aliases stands for (`patterns` False: what
+        isn't meant for whatever the pattern leads to, such as its end). Raises InvalidNameError, ModelNotFoundError; a
+        damaged model is returned, with `damage`."""
+        try:
+            return self._find(name)
+        except ModelNotFoundError:
+            wildcard = self.aliases.wildcard(name) if patterns else None
+            if wildcard is None:
+                raise
+        try:
+            return self._find(wildcard.target)
+        except ModelNotFoundError as missing:
+            raise ModelNotFoundError(
+                f"{name[:200]!r} stands for {wildcard.target!r} by the pattern {wildcard.pattern!r} among the aliases; "
+                f"{missing.message}",
+                model=name,
+            ) from missing
+
+    def _find(self, name: str) -> Model:
         found = self._look_up(name)
         if (found is None or not _is_called(found, name)) and (shelved := self._shelved(name)) is not None:
             return shelved

@@ -63,7 +63,8 @@ class ScriptedCatalog:
         self.models = list(models)
         self._metadata = dict(metadata or {})
 
-    def find(self, name: str) -> Model:
+    def find(self, name: str, *, patterns: bool = True) -> Model:
+        """It has no patterns."""
         wanted = _key(name)
         for model in self.models:
             if wanted in {_key(model.name), *map(_key, model.aliases)}:

@@ -8,19 +8,17 @@ from __future__ import annotations
 
 import re
 from functools import cache
-from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
 
-import yaml
 from jsonschema import Draft202012Validator
 from jsonschema.exceptions import best_match
 from referencing import Registry, Resource
 from referencing.jsonschema import DRAFT202012
 
-import oprel
+from oprel.server.documents import load, specs_dir
 
-__all__ = ["SpecError", "load", "operation", "specs_dir", "validate", "validate_event", "validate_request"]
+__all__ = ["SpecError", "knows", "load", "operation", "specs_dir", "validate", "validate_event", "validate_request"]
 
 _JSON = "application/json"
 _STREAMS = ("text/event-stream", "application/x-ndjson")
@@ -30,22 +28,6 @@ Json = Any
 
 class SpecError(AssertionError):
     """An answer, or a request, isn't what the document says."""
-
-
-def specs_dir() -> Path:
-    """In an installed package they are inside it, in a checkout beside it."""
-    package = Path(oprel.__file__).parent
-    inside = package / "specs"
-    return inside if inside.is_dir() else package.parent / "specs"
-
-
-@cache
-def load(document: str) -> dict[str, Any]:
-    """`document`: its name without `.yaml` ("openai")."""
-    loaded = yaml.safe_load((specs_dir() / f"{document}.yaml").read_text("utf-8"))
-    if not isinstance(loaded, dict):
-        raise SpecError(f"{document}.yaml is not an OpenAPI document")
-    return loaded
 
 
 def validate(document: str, path: str, method: str, status: int, body: Json) -> None:
@@ -77,6 +59,13 @@ def validate_event(document: str, path: str, method: str, event: Json) -> None:
 def validate_request(document: str, path: str, method: str, body: Json) -> None:
     pointer, _ = operation(document, path, method)
     _check(document, f"{pointer}/requestBody/content/{_escaped(_JSON)}/schema", body, f"the request of {method} {path}")
+
+
+def knows(document: str, path: str) -> bool:
+    """Whether the document has that path, whatever the method. Below a document's base path only whole paths count."""
+    loaded = load(document)
+    base = urlsplit(loaded.get("servers", [{"url": ""}])[0]["url"]).path.rstrip("/")
+    return path.startswith(f"{base}/") and _template(loaded, path) is not None
 
 
 def operation(document: str, path: str, method: str) -> tuple[str, dict[str, Any]]:

@@ -32,10 +32,12 @@ __all__ = [
 _MAX_LISTED = 8
 
 
-async def find(services: Services, raw: str, *, cloud_row: str = "cloud_model") -> tuple[str, Model]:
+async def find(
+    services: Services, raw: str, *, cloud_row: str = "cloud_model", patterns: bool = True
+) -> tuple[str, Model]:
     """The name to ask the scheduler for, and the model. A damaged model is found too."""
     name = local_name(raw, cloud_row=cloud_row)
-    return name, await asyncio.to_thread(services.catalog.find, name)
+    return name, await asyncio.to_thread(services.catalog.find, name, patterns=patterns)
 
 
 def require(model: Model, needs: Iterable[str], *, name: str) -> None:

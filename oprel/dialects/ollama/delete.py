@@ -22,7 +22,7 @@ async def delete(services: Services, body: bytes) -> Answer:
     if not raw:
         raise refusal("model_required")
     try:
-        _, model = await admission.find(services, raw)
+        _, model = await admission.find(services, raw, patterns=False)
     except InvalidNameError:
         raise refusal("invalid_name", name=go_quoted(raw)) from None
     if model.remote is not None:

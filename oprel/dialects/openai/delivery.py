@@ -11,13 +11,13 @@ from typing import Protocol
 
 import msgspec
 
-from oprel.dialects.exchange import Answer, Head
+from oprel.dialects.exchange import Answer, Head, Waiting
 from oprel.dialects.headers import Headers, Told, json_headers, oprel_headers
 from oprel.drivers import EventStream
 from oprel.errors import EngineFailedError
 from oprel.schema import Event, Finish, Progress, Text, ToolCallDelta, events
 
-__all__ = ["Encoder", "muted", "streamed", "unknown_fields", "whole"]
+__all__ = ["Encoder", "muted", "streamed", "unknown_fields", "waiting", "whole"]
 
 _SSE: Headers = (
     (b"content-type", b"text/event-stream; charset=utf-8"),
@@ -33,6 +33,11 @@ class Encoder(Protocol):
     def start(self) -> bytes: ...
 
     def encode(self, events: tuple[Event, ...], /) -> bytes: ...
+
+
+def waiting(every_s: float) -> Waiting:
+    """What an answer that will be streamed says first, so that a client isn't left without a sign of life."""
+    return Waiting(Head(200, _SSE), every_s)
 
 
 async def streamed(

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 from oprel.dialects.exchange import Answer
 from oprel.dialects.openai.answers import ChatStream, CompletionStream, chat_answer, completion_answer, label
 from oprel.dialects.openai.body import read
-from oprel.dialects.openai.delivery import muted, streamed, unknown_fields, whole
+from oprel.dialects.openai.delivery import muted, streamed, unknown_fields, waiting, whole
 from oprel.dialects.openai.requests import (
     Prompts,
     chat_request,
@@ -40,6 +40,8 @@ async def chat_completions(services: Services, raw: bytes, client: str) -> Answe
     asked = chat_request(body)
     n = body.n or 1
     warnings = (*unknown_fields(found.unknown), *asked.warnings)
+    if body.stream:
+        yield waiting(services.settings.ping_interval)
     async with _generating(services, (asked.request,), n, body=body, client=client) as (lease, stream):
         named = label("chatcmpl", body.model, lease.plan)
         if body.stream:
@@ -59,6 +61,8 @@ async def completions(services: Services, raw: bytes, client: str) -> Answer:
     asked = completion_requests(body)
     choices = len(asked.requests) * asked.n
     warnings = (*unknown_fields(found.unknown), *asked.warnings)
+    if body.stream:
+        yield waiting(services.settings.ping_interval)
     async with _generating(services, asked.requests, asked.n, body=body, client=client) as (lease, stream):
         named = label("cmpl", body.model, lease.plan)
         prefixes = await _echoes(asked, lease)

@@ -21,6 +21,7 @@ from support.servers import (
     clean_environment,
     descendants,
     is_alive,
+    real_server,
     run_oprel,
     wait_until,
 )
@@ -205,3 +206,20 @@ class _OllamaLike(BaseHTTPRequestHandler):
         self.wfile.write(body)
 
     def log_message(self, *_args: object) -> None: ...
+
+
+@is_here
+def test_a_strict_server_looks_at_its_traffic_and_finds_it_as_documented(real_models_dir: Path) -> None:
+    ask_for = {"model": CHAT_MODEL, "max_tokens": 4, "messages": [{"role": "user", "content": QUESTION}]}
+    with real_server("--strict", models_dir=real_models_dir) as server:
+        for path, body in (
+            ("/v1/chat/completions", ask_for),
+            ("/v1/chat/completions", {**ask_for, "stream": True}),
+            ("/api/chat", {**ask_for, "options": {"num_predict": 4}}),
+        ):
+            assert ask(server.port, path, "POST", body=body).status == 200
+        assert ask(server.port, "/v1/nothing").status == 404
+        assert server.stop() == 0
+        output = server.output
+    assert "strict: " in output
+    assert "not as documented" not in output

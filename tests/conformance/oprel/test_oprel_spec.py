@@ -58,3 +58,13 @@ def test_every_route_of_ours_is_described(scripted_server: Start) -> None:
 def test_a_spec_says_what_is_not_there(method: str) -> None:
     with pytest.raises(specs.SpecError):
         specs.validate("oprel", "/health", method, 200, {})
+
+
+def test_the_document_and_the_page_are_served(scripted_server: Start) -> None:
+    server = scripted_server()
+    document = checked(server, "/openapi.json").json
+    assert {"/health", "/openapi.json", "/api/chat", "/v1/chat/completions"} <= document["paths"].keys()
+    page = ask(server.port, "/docs", "GET")
+    assert (page.status, dict(page.headers)["content-type"]) == (200, "text/html; charset=utf-8")
+    assert b"/v1/chat/completions" in page.body
+    assert checked(scripted_server(settings=Settings(api_keys=("k",))), "/openapi.json").status == 401

@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 from support.asgi import Reply, call
 
-from oprel.dialects.exchange import Answer, Exchange, Head
+from oprel.dialects.exchange import Answer, Exchange, Head, Waiting
 from oprel.errors import BusyError, OprelError
 
 
@@ -139,3 +139,67 @@ def test_an_answer_that_takes_long_is_not_a_client_that_never_reads() -> None:
         return await call(Exchange(made.answer, Errors(), send_timeout_s=0.01), "POST", "/")
 
     assert asyncio.run(go()).writes == [b"one", b"two"]
+
+
+WAITING = Waiting(Head(200, ((b"content-type", b"text/event-stream"),)), every_s=0.01)
+
+
+class Gated(Recorded):
+    """An answer that goes on only when the client was told so often that it is still being worked on."""
+
+    def __init__(self, *pieces: Any, pings: int) -> None:
+        self.told = asyncio.Event()
+        super().__init__(WAITING, self.told, *pieces)
+        self.pings = pings
+
+    async def call(self) -> Reply:
+        seen = 0
+        reply = Reply()
+
+        async def receive() -> Any:
+            await asyncio.Event().wait()
+
+        async def send(message: Any) -> None:
+            nonlocal seen
+            if message["type"] == "http.response.start":
+                reply.status = message["status"]
+                reply.headers += [(name.decode(), value.decode()) for name, value in message["headers"]]
+            elif message["body"]:
+                reply.writes.append(message["body"])
+                seen += message["body"].startswith(b": still")
+                if seen >= self.pings:
+                    self.told.set()
+
+        async with asyncio.timeout(10):
+            await Exchange(self.answer, Errors(), send_timeout_s=5)({}, receive, send)  # type: ignore[arg-type]
+        return reply
+
+
+def test_a_stream_that_takes_long_to_begin_says_so_meanwhile() -> None:
+    made = Gated(Head(200, ((b"content-type", b"x"), (b"x-oprel-told", b"late"))), b"one", pings=2)
+    reply = asyncio.run(made.call())
+    assert reply.headers == [("content-type", "text/event-stream")]
+    assert reply.writes == [b": still working\n\n"] * 2 + [b": x-oprel-told: late\n\n", b"one"]
+    assert made.ended == "finished"
+
+
+def test_a_failure_after_a_sign_of_life_ends_the_stream_in_its_dialects_way() -> None:
+    reply = asyncio.run(Gated(BusyError("full"), pings=1).call())
+    assert (reply.status, reply.writes) == (200, [b": still working\n\n", b"!full"])
+
+
+@pytest.mark.parametrize("outcome", [Head(201), BusyError("full")], ids=["an answer", "a failure"])
+def test_a_stream_that_begins_soon_has_its_own_status(outcome: Any) -> None:
+    patient = Waiting(WAITING.head, every_s=60)
+    reply = run(Recorded(patient, outcome).answer)
+    assert (reply.status, reply.body) == ((201, b"") if isinstance(outcome, Head) else (503, b"full"))
+
+
+def test_a_client_that_leaves_while_it_waits_ends_the_answer() -> None:
+    async def go() -> Recorded:
+        made = Recorded(WAITING, asyncio.Event(), Head(), b"never")
+        async with asyncio.timeout(10):
+            await call(Exchange(made.answer, Errors(), send_timeout_s=5), "POST", "/", leave_after_writes=2)
+        return made
+
+    assert asyncio.run(go()).ended == "closed"

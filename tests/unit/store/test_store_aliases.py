@@ -154,3 +154,38 @@ def test_a_stored_name_is_covered_by_what_it_came_from() -> None:
     assert PackageReference("some-package").covers(name)
     assert not PackageReference("some-package", "2.0").covers(name)
     assert not PackageReference("other").covers(name)
+
+
+PATTERNS = '[aliases]\n"gpt-*" = "small"\n"gpt-4*-mini" = "smaller"\n"Claude-*:latest" = "smollm2:135m"\n'
+
+
+@pytest.mark.parametrize(
+    ("name", "target"),
+    [
+        ("gpt-4o", "small"),
+        ("gpt-", "small"),
+        ("GPT-5:latest", "small"),
+        ("gpt-4o-mini", "smaller"),
+        ("claude-sonnet-4-5", "smollm2:135m"),
+        ("gpt", None),
+        ("my/gpt-4", None),
+        ("xgpt-4", None),
+    ],
+)
+def test_a_pattern_stands_for_the_model_that_the_user_chose(tmp_path: Path, name: str, target: str | None) -> None:
+    """The pattern that says most wins; the dot and other signs mean themselves."""
+    found = user_aliases(tmp_path, PATTERNS).wildcard(name)
+    assert (found.target if found else None) == target
+
+
+def test_a_pattern_is_no_alias_of_its_own(tmp_path: Path) -> None:
+    aliases = user_aliases(tmp_path, PATTERNS)
+    assert len(aliases) == len(SHIPPED)
+
+
+@pytest.mark.parametrize(
+    "line", ['"a/*" = "x"', '"*" = {source = "x"}', '"g*" = "../x"', '"g *" = "x"', '"*" = ""'], ids=str
+)
+def test_a_pattern_that_cannot_be_used_is_told(tmp_path: Path, line: str) -> None:
+    with pytest.raises(ConfigError, match="pattern"):
+        user_aliases(tmp_path, f"[aliases]\n{line}\n")

@@ -405,3 +405,18 @@ def test_an_import_is_seen_at_once(tmp_path: Path) -> None:
     assert catalog.list() == ()
     catalog.store.import_gguf(write_tiny_gguf(tmp_path / "x.gguf"), "x")
     assert [model.name for model in catalog.list()] == ["x:latest"]
+
+
+def test_a_pattern_stands_for_a_model_that_is_here_and_for_nothing_else(main: OllamaStore, tmp_path: Path) -> None:
+    """What is installed or an alias comes first; the name that a pattern stands for isn't looked up as a pattern."""
+    main.add("small", [("model", CHAT)])
+    main.add("gpt-3", [("model", CHAT), ("system", b"mine")])
+    catalog = catalog_of(tmp_path, aliases='"gpt-*" = "small"\n"x*" = "gpt-9"\n')
+    assert catalog.find("gpt-4o-mini").name == "small:latest"
+    assert catalog.find("gpt-3").name == "gpt-3:latest"
+    with pytest.raises(ModelNotFoundError, match=r"'x1'.*'gpt-9'"):
+        catalog.find("x1")
+    with pytest.raises(ModelNotFoundError):
+        catalog.find("gpt-4o-mini", patterns=False)
+    with pytest.raises(ModelNotFoundError, match="oprel pull llama9"):
+        catalog.find("llama9")

@@ -478,3 +478,19 @@ def test_a_client_that_leaves_stops_the_engine(script: Script, body: dict[str, A
 def test_a_method_that_is_not_taken() -> None:
     reply = run(lambda app: app.get(CHAT))
     assert reply.status == 405
+
+
+@pytest.mark.parametrize(("path", "body"), [(CHAT, HELLO), (COMPLETIONS, PROMPT)], ids=["chat", "completions"])
+def test_a_stream_gives_signs_of_life_while_its_prompt_is_read(path: str, body: dict[str, Any]) -> None:
+    settings = Settings(ping_interval=0.01)
+    reply = run(lambda app: app.post(path, {**body, "stream": True}), Script(prompt_delay_s=0.3), settings=settings)
+    assert reply.writes[0] == b": still working\n\n"
+    assert reply.header("content-type") == "text/event-stream; charset=utf-8"
+    late = next(piece for piece in reply.writes if b"x-oprel-driver" in piece)
+    assert late == b": x-oprel-driver: scripted\n: x-oprel-device: cpu\n\n"
+    assert reply.writes[-1].endswith(b"data: [DONE]\n\n")
+
+
+def test_a_whole_answer_that_takes_long_says_nothing_before_it_is_there() -> None:
+    reply = run(lambda app: app.post(CHAT, HELLO), Script(prompt_delay_s=0.1), settings=Settings(ping_interval=0.01))
+    assert reply.json()["choices"][0]["message"]["content"] == "Hello, world!"
