@@ -2,126 +2,62 @@
 
 from __future__ import annotations
 
-import subprocess
-import sys
-import textwrap
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from support.crashing import Kill, killer, steps
+from support.store_actions import opened, prepared
 from support.store_checks import assert_valid_store
-from support.tiny_gguf import write_tiny_gguf
 
-from oprel.store import ModelName, Store
+from oprel.store import ModelName
 
-# In a process of its own, since forking a test process that has threads isn't safe: one fork for each step to die at.
-_SCRIPT = textwrap.dedent(
-    """
-    import os, sys
-    from pathlib import Path
-    from oprel.store import ModelName, Store
-    from oprel.store import store as store_module
-    from oprel.store.disk import Disk
-
-    CHANGES = ("make_folder", "create", "write", "sync", "sync_folder", "rename", "link", "remove", "remove_folder")
-
-    class DyingDisk(Disk):
-        steps = 0
-
-    def dying(name):
-        real = getattr(Disk, name)
-        def step(self, *args, **kwargs):
-            if name == "link" and links != "links":
-                raise OSError(18, "not here")
-            if DyingDisk.steps == LAST_STEP:
-                if name == "write":  # half of it arrives
-                    os.write(args[0], bytes(args[1])[: len(args[1]) // 2])
-                os._exit(77)
-            DyingDisk.steps += 1
-            return real(self, *args, **kwargs)
-        return step
-
-    for name in CHANGES:
-        setattr(DyingDisk, name, dying(name))
-    store_module.GRACE_S = -1.0
-
-    for line in sys.stdin:
-        step, folder, action, links = line.split()
-        LAST_STEP, folder = int(step), Path(folder)
-        child = os.fork()
-        if child:
-            print(os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]), flush=True)
-            continue
-        store = Store(folder / "models", state_dir=folder / "state", disk=DyingDisk())
-        if action == "import":
-            store.import_gguf(folder / "new.gguf", "m", licenses=["yours"])
-        else:
-            store.delete(ModelName.parse("m"))
-        os._exit(0)
-    """
-)
-_MAX_STEPS = 200
+MODEL = ModelName.parse("m")
 
 
 @pytest.fixture(scope="module")
-def run_until() -> Iterator[Callable[[int, Path, str, str], int]]:
-    """Do an action in a child that dies at a step; its exit code, 77 if it came so far."""
-    process = subprocess.Popen(
-        [sys.executable, "-c", _SCRIPT], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, bufsize=1
-    )
-    assert process.stdin is not None
-    assert process.stdout is not None
-
-    def run(step: int, folder: Path, action: str, links: str) -> int:
-        print(step, folder, action, links, file=process.stdin, flush=True)
-        return int(process.stdout.readline())
-
-    yield run
-    process.stdin.close()
-    process.stdout.close()
-    assert process.wait(30) == 0
+def kill() -> Iterator[Kill]:
+    with killer() as kill:
+        yield kill
 
 
-def prepared(folder: Path) -> Store:
-    """A store with an older version of the model, and another model that shares nothing."""
-    folder.mkdir()
-    write_tiny_gguf(folder / "new.gguf", salt="new")
-    store = Store(folder / "models", state_dir=folder / "state")
-    store.import_gguf(write_tiny_gguf(folder / "old.gguf", salt="old"), "m")
-    store.import_gguf(write_tiny_gguf(folder / "other.gguf", salt="other"), "other")
-    return store
-
-
-@pytest.mark.parametrize(("action", "links"), [("import", "links"), ("import", "copies"), ("delete", "links")])
-def test_a_kill_at_any_step_leaves_a_valid_store(
-    tmp_path: Path, run_until: Callable[[int, Path, str, str], int], action: str, links: str
-) -> None:
-    manifest = ModelName.parse("m")
-    for step in range(_MAX_STEPS):
+@pytest.mark.parametrize("links", [True, False], ids=["links", "copies"])
+def test_an_import_killed_at_any_step(tmp_path: Path, kill: Kill, links: bool) -> None:
+    for step in steps():
         folder = tmp_path / str(step)
-        store = prepared(folder)
-        before = manifest.manifest_path(store.models_dir).read_bytes()
+        path = MODEL.manifest_path(prepared(folder).models_dir)
+        before = path.read_bytes()
 
-        code = run_until(step, folder, action, links)
+        was_killed = kill("support.store_actions:import_new", folder, step, links=links)
 
-        assert code in (0, 77)
-        assert assert_valid_store(store.models_dir) >= 1
-        path = manifest.manifest_path(store.models_dir)
-        after = path.read_bytes() if path.exists() else None
-        if action == "import":
-            assert after is not None
-            assert code == 77 or after != before
-            again = Store(store.models_dir, state_dir=store.state_dir)
-            again.sweep(min_age_s=-1)
-            again.import_gguf(folder / "new.gguf", "m", licenses=["yours"])
-            assert path.read_bytes() != before
-        else:
-            assert after in (None, before)
-            store.delete(manifest)
-            assert not path.exists()
-        assert assert_valid_store(store.models_dir) == (2 if action == "import" else 1)
+        store = opened(folder)
+        assert assert_valid_store(store.models_dir) == 2
+        assert was_killed or path.read_bytes() != before
+        store.sweep(min_age_s=-1)
+        store.import_gguf(folder / "new.gguf", "m", licenses=["yours"])
+        assert path.read_bytes() != before
+        assert assert_valid_store(store.models_dir) == 2
         assert not list((store.state_dir / "partial").iterdir())
-        if code == 0:
+        if not was_killed:
             assert step >= 5, "the store went around the disk's methods"
-            return
-    raise AssertionError(f"it takes more than {_MAX_STEPS} steps")
+            break
+
+
+def test_a_deletion_killed_at_any_step(tmp_path: Path, kill: Kill) -> None:
+    for step in steps():
+        folder = tmp_path / str(step)
+        path = MODEL.manifest_path(prepared(folder).models_dir)
+        before = path.read_bytes()
+
+        was_killed = kill("support.store_actions:delete", folder, step)
+
+        store = opened(folder)
+        assert assert_valid_store(store.models_dir) >= 1
+        assert not path.exists() or (was_killed and path.read_bytes() == before)
+        store.delete(MODEL)
+        assert not path.exists()
+        assert assert_valid_store(store.models_dir) == 1
+        assert not list((store.state_dir / "partial").iterdir())
+        if not was_killed:
+            assert step >= 3, "the store went around the disk's methods"
+            break
