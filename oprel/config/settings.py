@@ -26,6 +26,8 @@ class Settings(BaseModel):
     extra_models_dirs: tuple[Path, ...] = ()  # other Ollama stores on this machine: read, never written
     state_dir: Path = Path("~/.oprel/state")
     aliases_file: Path | None = None
+    keep_versions: int = 3  # of each model, beside the one that is used
+    keep_versions_bytes: int = 20 * 1024**3  # of all models together, what is used not counted
     driver: str = "auto"
     drivers: tuple[str, ...] = ()  # third parties' drivers that `auto` may choose
     llama_server: Path | None = None

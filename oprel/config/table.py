@@ -49,6 +49,8 @@ SETTINGS: dict[str, Setting] = {
     "extra_models_dirs": Setting("extra_models_dirs", as_paths, "a list of paths"),
     "state_dir": Setting("state_dir", as_path, _PATH, project=False),
     "aliases_file": Setting("aliases_file", as_path, _PATH),
+    "keep_versions": Setting("keep_versions", as_whole(0), "a whole number; 0: no old versions are kept"),
+    "keep_versions_size": Setting("keep_versions_bytes", as_size, "a size such as 20GiB", ("KEEP_VERSIONS_BYTES",)),
     "driver": Setting("driver", as_text, "auto, or a driver's name (see `oprel drivers`)"),
     "drivers": Setting("drivers", as_words, "a list of drivers' names", project=False),
     "llama_server": Setting("llama_server", as_path, "the path of a llama-server program", project=False),

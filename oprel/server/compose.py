@@ -65,8 +65,9 @@ def _tables(settings: Settings) -> tuple[tuple[str, dict[str, Any]], ...]:
 def make_puller(settings: Settings, catalog: Catalog | None = None) -> Puller:
     from oprel.sources import Puller
 
-    trees = Trees(settings.trees_dir, state_dir=settings.state_dir)
-    return Puller(catalog or make_catalog(settings), trees=trees)
+    catalog = catalog or make_catalog(settings)
+    trees = next(shelf for shelf in catalog.shelves if isinstance(shelf, Trees))
+    return Puller(catalog, trees=trees)
 
 
 def make_registry(settings: Settings) -> Registry:
