@@ -23,6 +23,7 @@ class Settings(BaseModel):
     port: int = DEFAULT_PORT
     scheme: str = "http"  # for clients of a server behind TLS
     models_dir: Path = Path("~/.oprel/models")
+    models: tuple[str, ...] = ()  # those that a project needs: what `oprel lock` locks
     extra_models_dirs: tuple[Path, ...] = ()  # other Ollama stores on this machine: read, never written
     state_dir: Path = Path("~/.oprel/state")
     aliases_file: Path | None = None

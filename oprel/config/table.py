@@ -27,7 +27,7 @@ __all__ = ["SETTINGS", "Setting"]
 class Setting:
     """`names`: suffixes after `OPREL_`, the first found wins; `ollama`: the variable that means the same. `field` is
     where it ends up in Settings. `project`: whether a project's oprel.toml may set it: what runs programs or opens the
-    server to others may not come from a folder that somebody else wrote."""
+    server to others may not come from a folder that somebody else wrote. `in_files_only`: no variable sets it."""
 
     field: str
     read: Reader
@@ -35,8 +35,11 @@ class Setting:
     names: tuple[str, ...] = ()
     ollama: str | None = None
     project: bool = True
+    in_files_only: bool = False
 
     def variables(self, key: str) -> tuple[str, ...]:
+        if self.in_files_only:
+            return ()
         return (*(f"OPREL_{name}" for name in self.names), f"OPREL_{key.upper()}")
 
 
@@ -46,6 +49,7 @@ _PATH = "a path"
 
 SETTINGS: dict[str, Setting] = {
     "models_dir": Setting("models_dir", as_path, _PATH, ("MODELS",), "OLLAMA_MODELS"),
+    "models": Setting("models", as_words, "a list of models' names", in_files_only=True),
     "extra_models_dirs": Setting("extra_models_dirs", as_paths, "a list of paths"),
     "state_dir": Setting("state_dir", as_path, _PATH, project=False),
     "aliases_file": Setting("aliases_file", as_path, _PATH),

@@ -12,6 +12,7 @@ from oprel.drivers.children import choose_run_dir, sweep
 from oprel.drivers.registry import Registry
 from oprel.scheduler import Scheduler
 from oprel.store import Catalog, Trees
+from oprel.store.running_mark import RunningMark
 from oprel.version import __version__
 
 if TYPE_CHECKING:
@@ -39,6 +40,7 @@ def compose(settings: Settings) -> Services:
         puller=make_puller(settings, catalog),
         version=__version__,
         registry=registry,
+        mark=RunningMark(settings.state_dir / "running"),
     )
 
 

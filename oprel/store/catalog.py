@@ -10,11 +10,11 @@ from typing import TYPE_CHECKING, Protocol
 from msgspec import Struct
 from msgspec.structs import replace
 
-from oprel.errors import InvalidNameError, InvalidRequestError, ModelDamagedError, ModelNotFoundError
+from oprel.errors import InvalidNameError, InvalidRequestError, ModelDamagedError, ModelNotFoundError, StoreError
 from oprel.schema import Model
 from oprel.store.aliases import Alias, Aliases
 from oprel.store.gguf import GgufMetadata, read_gguf
-from oprel.store.manifests import ManifestEntry, find_spelling, iter_manifests
+from oprel.store.manifests import MAX_MANIFEST_BYTES, ManifestEntry, find_spelling, iter_manifests, read_small
 from oprel.store.names import Digest, DigestPrefix, ModelName, split_version
 from oprel.store.records import build_model, damage_of_files
 from oprel.store.references import (
@@ -29,7 +29,7 @@ from oprel.store.remote_shelf import RemoteShelf
 from oprel.store.store import Store
 from oprel.store.tree_records import build_tree_model
 from oprel.store.trees import Trees
-from oprel.store.versions import Retention, Version
+from oprel.store.versions import Change, Retention, Version
 
 if TYPE_CHECKING:
     from oprel.config import Settings  # its pydantic is heavy, and the command line often does without
@@ -163,18 +163,34 @@ class Catalog:
 
     def copy(self, source: Model, destination: ModelName) -> None:
         """One more name for a model that `find` gave, whichever store has it. Raises InvalidRequestError for a remote
-        one, ModelDamagedError, StoreError."""
+        one and for a destination that is a model of the other kind, ModelDamagedError, StoreError."""
         name = ModelName.parse(source.name)
-        for trees in self._trees:
-            if trees.has(name):
-                trees.copy(name, destination)
-                return
-        if self.store.copy(name, destination):
-            return
+        home = next((trees for trees in self.trees if trees.has(name)), None)
+        others = self.trees if home is None else [self.store]
+        if any(other.versions.current(destination) is not None for other in others):
+            raise InvalidRequestError(
+                f"There is a model of another kind called {str(destination)!r} already: remove it first."
+            )
+        if home is not None:
+            home.copy(name, destination)
+        elif not self.store.copy(name, destination):
+            entry = self._entry(name)
+            if entry is None:
+                raise InvalidRequestError(f"Model {source.name!r} is on another server and can't be copied.")
+            self.store.adopt(entry, destination)
+
+    def manifest(self, model: Model) -> bytes:
+        """Of a model that `find` gave. Raises ModelNotFoundError for a remote one, StoreError."""
+        name = ModelName.parse(model.name)
         entry = self._entry(name)
-        if entry is None:
-            raise InvalidRequestError(f"Model {source.name!r} is on another server and can't be copied.")
-        self.store.adopt(entry, destination)
+        path = entry.path if entry is not None else self._place(model.name)[0].manifest_path(self.trees[0].trees_dir)
+        return read_small(path, MAX_MANIFEST_BYTES)
+
+    def add_tree(self, folder: Path, name: ModelName, change: Change) -> None:
+        """A folder as a model, where this catalog has models that are folders. Raises StoreError where it hasn't."""
+        if not self.trees:
+            raise StoreError("There is no place for models that are folders.")
+        self.trees[0].add(folder, name, change=change)
 
     def versions(self, name: str) -> tuple[Version, ...]:
         """Of a model by its name or alias, the current one first. Raises InvalidNameError, ModelNotFoundError."""
@@ -190,15 +206,21 @@ class Catalog:
     def delete(self, name: str) -> bool:
         """From the store, or the folders; False where neither has it."""
         parsed = ModelName.parse(name)
-        return self.store.delete(parsed) or any(trees.delete(name) for trees in self._trees)
+        return self.store.delete(parsed) or any(trees.delete(name) for trees in self.trees)
 
     @property
-    def _trees(self) -> tuple[Trees, ...]:
+    def read_dirs(self) -> tuple[Path, ...]:
+        """Other programs' stores, which are read and never written."""
+        return self._roots[1:]
+
+    @property
+    def trees(self) -> tuple[Trees, ...]:
+        """The shelves of models that are folders."""
         return tuple(shelf for shelf in self.shelves if isinstance(shelf, Trees))
 
     def _place(self, name: str) -> tuple[ModelName, Store | Trees]:
         """A name as it is stored, and where; one whose manifest is gone, but not its versions, too."""
-        places: tuple[Store | Trees, ...] = (self.store, *self._trees)
+        places: tuple[Store | Trees, ...] = (self.store, *self.trees)
         try:
             parsed = ModelName.parse(self.find(name).name)
         except ModelNotFoundError:

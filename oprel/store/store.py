@@ -224,6 +224,20 @@ class Store:
         path = digest.blob_path(self.models_dir)
         return path.is_file() and self.verified.read(digest, path, progress=progress)
 
+    def quarantine(self, digest: Digest) -> Path | None:
+        """Put a blob that isn't what its name says aside, outside of the store's tree; None if it isn't here. Raises
+        StoreError where that is another file system."""
+        path = digest.blob_path(self.models_dir)
+        with self._lock.held(), translated(f"put {path.name} aside"):
+            if not path.exists():
+                return None
+            target = self.state_dir / "quarantine" / f"{path.name}-{time.time_ns()}"
+            self.disk.make_folder(target.parent, mode=0o700)
+            self.disk.rename(path, target)
+            self.disk.sync_folder(path.parent)
+            self.disk.sync_folder(target.parent)
+        return target
+
     def delete(self, name: ModelName) -> bool:
         """Remove a model, its versions, and the blobs that no other needs; False if it isn't here.
 

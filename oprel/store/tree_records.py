@@ -15,7 +15,7 @@ from oprel.store.gguf import parameter_size
 from oprel.store.manifests import MAX_MANIFEST_BYTES, Layer, Manifest, ManifestEntry, parse_manifest, read_small
 from oprel.store.records import damage_of_files
 
-__all__ = ["TREE_FILE", "build_tree_model"]
+__all__ = ["TREE_FILE", "build_tree_model", "tree_files"]
 
 TREE_FILE = "application/vnd.oprel.tree.file"
 
@@ -35,6 +35,11 @@ def build_tree_model(entry: ManifestEntry, *, modified_at: float) -> Model:
     except OprelError as problem:
         sentence = f"Model {model.name!r} is damaged: {problem.message.rstrip('.')}; import it again."
         return replace(model, format="safetensors", damage=sentence)
+
+
+def tree_files(data: bytes, root: Path) -> tuple[ModelFile, ...]:
+    """The files that a manifest names, in the folder below `root` that it belongs to. Raises InvalidRequestError."""
+    return _files(parse_manifest(data), root / hashlib.sha256(data).hexdigest())
 
 
 def _files(manifest: Manifest, folder: Path) -> tuple[ModelFile, ...]:

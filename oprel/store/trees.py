@@ -155,7 +155,14 @@ class Trees:
 
     # -- the way in
 
-    def add(self, folder: Path, name: ModelName | str, *, progress: Progress | None = None) -> ImportedTree:
+    def add(
+        self,
+        folder: Path,
+        name: ModelName | str,
+        *,
+        progress: Progress | None = None,
+        change: Change | None = None,
+    ) -> ImportedTree:
         """Make a model of a folder on this machine, which stays where it is. Blocking: call it in a thread.
 
         Files are read once. They share their blocks with the originals, or are hard links to them, where the file
@@ -175,7 +182,7 @@ class Trees:
             digest = Digest(hashlib.sha256(manifest).hexdigest())
             with self._lock.held():
                 self._publish(staging, digest, parse_manifest(manifest))
-                spelled = self._give(parsed, manifest, Change("import", f"file:{source}"))
+                spelled = self._give(parsed, manifest, change or Change("import", f"file:{source}"))
         return ImportedTree(spelled, digest, left_out)
 
     def verify(self, name: str) -> str | None:
