@@ -203,6 +203,14 @@ class Catalog:
         parsed, place = self._place(name)
         return place.rollback(parsed, wanted)
 
+    def owns(self, model: Model) -> bool:
+        """Whether it is in the store or the folders, and so can be deleted."""
+        if model.remote is not None:
+            return False
+        name = ModelName.parse(model.name)
+        places = (self.store.versions, *(trees.versions for trees in self.trees))
+        return any(place.current(name) is not None for place in places)
+
     def delete(self, name: str) -> bool:
         """From the store, or the folders; False where neither has it."""
         parsed = ModelName.parse(name)

@@ -7,6 +7,7 @@ killed at any point: what was visible stays valid, what was not is swept later. 
 from __future__ import annotations
 
 import contextlib
+import errno
 import hashlib
 import time
 from collections.abc import Iterator, Sequence
@@ -225,15 +226,20 @@ class Store:
         return path.is_file() and self.verified.read(digest, path, progress=progress)
 
     def quarantine(self, digest: Digest) -> Path | None:
-        """Put a blob that isn't what its name says aside, outside of the store's tree; None if it isn't here. Raises
-        StoreError where that is another file system."""
+        """Put a blob that isn't what its name says aside, outside of the store's tree. None if it isn't here, or if
+        that is another file system: then it stays until a good one takes its place."""
         path = digest.blob_path(self.models_dir)
         with self._lock.held(), translated(f"put {path.name} aside"):
             if not path.exists():
                 return None
             target = self.state_dir / "quarantine" / f"{path.name}-{time.time_ns()}"
             self.disk.make_folder(target.parent, mode=0o700)
-            self.disk.rename(path, target)
+            try:
+                self.disk.rename(path, target)
+            except OSError as problem:
+                if problem.errno == errno.EXDEV:
+                    return None
+                raise
             self.disk.sync_folder(path.parent)
             self.disk.sync_folder(target.parent)
         return target

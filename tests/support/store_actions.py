@@ -7,9 +7,10 @@ from pathlib import Path
 from oprel.store import ModelName, Store
 from oprel.store import store as store_module
 from oprel.store.disk import Disk
+from oprel.store.manifests import ManifestEntry
 from support.tiny_gguf import write_tiny_gguf
 
-__all__ = ["delete", "import_new", "opened", "prepared"]
+__all__ = ["collect", "copy", "delete", "import_new", "opened", "prepared", "repair_aside", "rollback", "sync"]
 
 
 def opened(folder: Path, disk: Disk | None = None) -> Store:
@@ -17,12 +18,14 @@ def opened(folder: Path, disk: Disk | None = None) -> Store:
 
 
 def prepared(folder: Path) -> Store:
-    """A store with an older version of the model `m`, and another model that shares nothing."""
+    """A store with two versions of the model `m`, and another model that shares nothing."""
     folder.mkdir()
     write_tiny_gguf(folder / "new.gguf", salt="new")
     store = opened(folder)
-    store.import_gguf(write_tiny_gguf(folder / "old.gguf", salt="old"), "m")
-    store.import_gguf(write_tiny_gguf(folder / "other.gguf", salt="other"), "other")
+    for salt, name in (("older", "m"), ("old", "m"), ("other", "other")):
+        path = write_tiny_gguf(folder / f"{salt}.gguf", salt=salt)
+        store.import_gguf(path, name)
+        path.unlink()
     return store
 
 
@@ -34,3 +37,32 @@ def delete(folder: Path, disk: Disk) -> None:
     """With garbage collected at once."""
     store_module.GRACE_S = -1.0
     opened(folder, disk).delete(ModelName.parse("m"))
+
+
+def collect(folder: Path, disk: Disk) -> None:
+    store_module.GRACE_S = -1.0
+    opened(folder, disk).collect_garbage()
+
+
+def copy(folder: Path, disk: Disk) -> None:
+    """Over another model."""
+    opened(folder, disk).copy(ModelName.parse("m"), ModelName.parse("other"))
+
+
+def rollback(folder: Path, disk: Disk) -> None:
+    """After the blobs of the version before were removed as unused."""
+    opened(folder, disk).rollback(ModelName.parse("m"))
+
+
+def repair_aside(folder: Path, disk: Disk) -> None:
+    """A model of another store taken in, as a repair, a copy and a sync do."""
+    theirs = ModelName.parse("theirs")
+    root = folder / "theirs" / "models"
+    opened(folder, disk).adopt(ManifestEntry(theirs, theirs.manifest_path(root), root), ModelName.parse("m"))
+
+
+def sync(folder: Path, disk: Disk) -> None:
+    """`support.lock_actions` has the rest: a source to pull from."""
+    from support.lock_actions import bring
+
+    bring(folder, opened(folder, disk))
