@@ -106,6 +106,8 @@ def _check(lock: _Lock, path: Path) -> None:
     for model in lock.model:
         try:
             key = model.parsed.key
+            if model.source.startswith("file:"):
+                raise ConfigError("its source is a file of a machine")
             parse_reference(model.source)
             for digest in (model.digest, *(file.digest for file in model.files)):
                 Digest.parse(digest)

@@ -81,7 +81,7 @@ class Puller:
     async def _follow(self, key: str, work: Work) -> AsyncGenerator[PullProgress, None]:
         job = self._jobs.get(key)
         if job is None or job.is_ending:
-            job = self._jobs[key] = _Job(work, clock=self._clock)
+            job = self._jobs[key] = _Job(self._guarded(work), clock=self._clock)
         try:
             async with contextlib.aclosing(job.lines()) as lines:
                 async for line in lines:
@@ -89,6 +89,19 @@ class Puller:
         finally:
             if job.is_ending and self._jobs.get(key) is job:
                 del self._jobs[key]
+
+    def _guarded(self, work: Work) -> Work:
+        """While it runs, nobody takes away the blobs that no manifest refers to yet."""
+
+        async def guarded(report: Report) -> Model:
+            with contextlib.ExitStack() as held:
+                await asyncio.to_thread(held.enter_context, self._catalog.store.in_use())
+                try:
+                    return await work(report)
+                finally:
+                    await asyncio.to_thread(held.close)
+
+        return guarded
 
     def _package(self, source: PackageSource) -> Work:
         async def work(report: Report) -> Model:

@@ -13,11 +13,6 @@ __all__ = ["assert_ollamas_shape", "assert_valid_store"]
 
 _BLOB = re.compile(r"sha256-[0-9a-f]{64}")
 _PART = re.compile(r"[\w.:-]{1,350}")
-    re.compile(r"[\w.:-]{1,350}"),
-    re.compile(r"[\w-]{1,80}"),
-    re.compile(r"[\w.-]{1,80}"),
-    re.compile(r"[\w.-]{1,80}"),
-)
 
 
 def assert_valid_store(models_dir: Path) -> int:
