@@ -11,6 +11,7 @@ import errno
 import hashlib
 import time
 from collections.abc import Iterator, Sequence
+from contextvars import ContextVar
 from pathlib import Path
 
 from msgspec import Struct
@@ -42,7 +43,7 @@ __all__ = ["Installed", "Store"]
 GRACE_S = 3600.0  # an unreferenced blob younger than this may belong to a pull that isn't done (Ollama's figure)
 PARTIAL_GRACE_S = 60.0
 
-_CREATED = Change("create")
+_noted: ContextVar[Change] = ContextVar("noted", default=Change("create"))  # noqa: B039  # it is frozen
 
 
 class Installed(Struct, frozen=True):
@@ -77,6 +78,16 @@ class Store:
         self._in_use = InUse(self.state_dir / "in-use.lock")
         self._is_swept = False
         self._has_garbage = False
+
+    @contextlib.contextmanager
+    def noting(self, change: Change) -> Iterator[None]:
+        """What manifests that are written in the block, by this task and the threads that it waits for, are noted
+        with, where they say nothing else."""
+        token = _noted.set(change)
+        try:
+            yield
+        finally:
+            _noted.reset(token)
 
     @contextlib.contextmanager
     def in_use(self) -> Iterator[None]:
@@ -131,7 +142,7 @@ class Store:
         *,
         expected: Digest | None = None,
         licenses: Sequence[str] = (),
-        change: Change = _CREATED,
+        change: Change | None = None,
     ) -> Installed:
         """Make a model of a GGUF file that was written to `blob`. The last step makes it visible."""
         digest = blob.finish(expected)
@@ -151,12 +162,12 @@ class Store:
         spelled, manifest_digest = self.write_manifest(name, encode_manifest(config, tuple(layers)), change)
         return Installed(name=spelled, digest=manifest_digest, weights=weights, metadata=metadata)
 
-    def write_manifest(self, name: ModelName, data: bytes, change: Change = _CREATED) -> tuple[ModelName, Digest]:
+    def write_manifest(self, name: ModelName, data: bytes, change: Change | None = None) -> tuple[ModelName, Digest]:
         """The one place that makes a model visible; the version that the name had is kept, and `change` is noted.
         Returns the name as it is spelled on disk. Raises StoreError when one of its blobs isn't there."""
         manifest = parse_manifest(data)
         with self._lock.held():
-            return self._publish(name, manifest, data, change)
+            return self._publish(name, manifest, data, change or _noted.get())
 
     def copy(self, source: ModelName, destination: ModelName) -> bool:
         """One more manifest for the same blobs; False if the source isn't here. Raises ModelDamagedError for one that

@@ -49,5 +49,6 @@ def test_files_are_read_again_after_an_unclean_end(tmp_path: Path, caplog: pytes
     assert subprocess.run([sys.executable, "-c", _CUT_OFF, str(state)], check=False).returncode == 9
     assert not run_server(state)
     assert "was cut off" in caplog.text
-    Catalog(store).check_files(Catalog(store).find("m"))
+    again = Catalog(Store(tmp_path / "models", state_dir=state))
+    again.check_files(again.find("m"))
     assert run_server(state)
