@@ -255,7 +255,8 @@ def test_a_damaged_model_is_listed_and_harms_no_client(serve: Serve) -> None:
     assert bad["oprel"] == {"damage": sentence}
     assert (bad["size"], bad["digest"], bad["details"]["families"]) == (0, "0" * 64, None)
     assert "oprel" not in good
-    listed = ollama.Client(host=served.url).list().models
+    with ollama.Client(host=served.url) as client:
+        listed = client.list().models
     assert [model.model for model in listed] == ["bad:latest", "good:latest"]
 
 
