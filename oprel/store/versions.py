@@ -13,12 +13,13 @@ from __future__ import annotations
 
 import errno
 import hashlib
+import logging
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
 from msgspec import Struct
 
-from oprel.errors import InvalidNameError, InvalidRequestError, OprelError, StoreError
+from oprel.errors import InvalidNameError, InvalidRequestError, NoSpaceError, OprelError, StoreError
 from oprel.store.blobs import BlobRef, BlobWriter
 from oprel.store.disk import Disk, translated
 from oprel.store.history import Action, Event, History
@@ -26,6 +27,8 @@ from oprel.store.manifests import MAX_MANIFEST_BYTES, Manifest, find_spelling, p
 from oprel.store.names import Digest, DigestPrefix, ModelName
 
 __all__ = ["Change", "Retention", "Version", "Versions"]
+
+_log = logging.getLogger("oprel.store")
 
 Clock = Callable[[], float]
 
@@ -141,7 +144,12 @@ class Versions:
                 self.history.append(Event(path.stat().st_mtime, "found", str(name), current))
             note = self._keep(path)
         event = Event(self._clock(), change.action, str(name), digest, change.source, change.revision, note)
-        self.history.append(event)
+        try:
+            self.history.append(event)
+        except NoSpaceError:
+            if change.action != "delete":  # which is what makes space
+                raise
+            _log.warning("the history of models doesn't tell that %s was deleted: the disk is full", name)
 
     def bring_back(self, manifest: Manifest, is_there: Callable[[BlobRef], bool]) -> None:
         """Link the blobs that aren't `is_there` into the store again."""

@@ -12,7 +12,14 @@ from support.store_checks import assert_valid_store
 from support.tiny_gguf import write_tiny_gguf
 from support.tree_folders import write_folder
 
-from oprel.errors import InvalidNameError, InvalidRequestError, ModelDamagedError, ModelNotFoundError, StoreError
+from oprel.errors import (
+    InvalidNameError,
+    InvalidRequestError,
+    ModelDamagedError,
+    ModelNotFoundError,
+    NoSpaceError,
+    StoreError,
+)
 from oprel.store import Catalog, ModelName, Store, Trees
 from oprel.store.disk import Disk
 from oprel.store.history import Event, History
@@ -394,6 +401,32 @@ def test_unreadable_blobs_are_told_by_their_problem(tmp_path: Path) -> None:
     put(store, "one")
     put(store, "two")
     assert store.versions.of(M)[1].note == "Operation not permitted"
+
+
+class FullDisk(Disk):
+    def write(self, descriptor: int, data: bytes | memoryview) -> None:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+
+def test_a_model_can_be_deleted_from_a_full_disk(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    put(make_store(tmp_path), "one")
+    full = make_store(tmp_path, FullDisk())
+    monkeypatch.setattr("oprel.store.store.GRACE_S", -1.0)
+    assert full.delete(M)
+    assert not list((full.models_dir / "blobs").iterdir())
+
+
+def test_a_full_disk_changes_nothing_else(tmp_path: Path) -> None:
+    store = make_store(tmp_path)
+    put(store, "one")
+    second = put(store, "two")
+    full = make_store(tmp_path, FullDisk())
+    with pytest.raises(NoSpaceError):
+        full.rollback(M)
+    with pytest.raises(NoSpaceError):
+        full.copy(M, ModelName.parse("n"))
+    assert current(store) == second
+    assert assert_valid_store(store.models_dir) == 1
 
 
 def test_a_change_may_say_where_it_is_from(tmp_path: Path) -> None:
