@@ -8,10 +8,13 @@ from typing import TYPE_CHECKING, Any
 from oprel.cli.terminal import Terminal
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     from oprel.config import Settings
     from oprel.sdk.client import Client
+    from oprel.store import Catalog
 
-__all__ = ["add_address", "client_of", "pull_with_bar", "reach_server", "settings_of"]
+__all__ = ["add_address", "client_of", "on_server_or_store", "pull_with_bar", "reach_server", "settings_of"]
 
 # Flags whose name differs from the setting's.
 _RENAMED = {"model": "preload"}
@@ -37,6 +40,21 @@ def client_of(settings: Settings, base_url: str | None = None) -> Client:
     from oprel.sdk.client import Client
 
     return Client(base_url or settings.base_url, api_key=settings.api_keys[0] if settings.api_keys else None)
+
+
+def on_server_or_store(
+    settings: Settings, served: Callable[[Client], object], stored: Callable[[Catalog], object]
+) -> None:
+    """By the server where one answers; else on the store itself, unless the server was to be on another machine."""
+    from oprel.server.access import is_loopback
+
+    with client_of(settings) as client:
+        if client.is_there() or not is_loopback(settings.host):
+            served(client)
+            return
+    from oprel.server.compose import make_catalog
+
+    stored(make_catalog(settings))
 
 
 def pull_with_bar(client: Client, model: str, terminal: Terminal) -> None:

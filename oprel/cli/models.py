@@ -1,26 +1,30 @@
-"""The store and what is loaded: `list`, `pull`, `show`, `rm`, `ps`."""
+"""The store and what is loaded: `list`, `pull`, `show`, `cp`, `rm`, `ps`."""
 
 from __future__ import annotations
 
 import argparse
+from collections.abc import Sequence
 from datetime import UTC, datetime
+from functools import partial
+from operator import methodcaller
 from typing import TYPE_CHECKING, Any
 
-from oprel.cli.common import add_address, client_of, pull_with_bar, reach_server, settings_of
+from oprel.cli.common import add_address, client_of, on_server_or_store, pull_with_bar, reach_server, settings_of
 from oprel.cli.terminal import Terminal, age, size
 
 if TYPE_CHECKING:
     from oprel.schema import Model
     from oprel.sdk.responses import RunningModel, ShowResponse
+    from oprel.store import Catalog
 
-__all__ = ["add_commands"]
+__all__ = ["add_commands", "list_models", "remove_models"]
 
 _PARTS = ("modelfile", "parameters", "template", "system", "license")
 
 
 def add_commands(commands: Any) -> None:
     listing = commands.add_parser("list", aliases=["ls"], help="models in the store")
-    _finish(listing, _list, json=True)
+    _finish(listing, list_models, json=True)
 
     running = commands.add_parser("ps", aliases=["models"], help="models loaded, on which engine, until when")
     _finish(running, _ps, json=True)
@@ -35,11 +39,19 @@ def add_commands(commands: Any) -> None:
     show.add_argument("model", metavar="MODEL")
     for part in _PARTS:
         show.add_argument(f"--{part}", dest="part", action="store_const", const=part, help=f"only its {part}")
+    show.add_argument(
+        "--versions", dest="part", action="store_const", const="versions", help="what the name stands and stood for"
+    )
     _finish(show, _show, json=True)
+
+    copy = commands.add_parser("cp", help="give a model one more name")
+    copy.add_argument("source", metavar="SOURCE")
+    copy.add_argument("destination", metavar="DESTINATION")
+    _finish(copy, _cp)
 
     remove = commands.add_parser("rm", help="remove models from the store")
     remove.add_argument("models", nargs="+", metavar="MODEL")
-    _finish(remove, _rm)
+    _finish(remove, remove_models)
 
 
 def _finish(parser: argparse.ArgumentParser, command: Any, *, json: bool = False) -> None:
@@ -49,7 +61,7 @@ def _finish(parser: argparse.ArgumentParser, command: Any, *, json: bool = False
     parser.set_defaults(command=command)
 
 
-def _list(arguments: argparse.Namespace, terminal: Terminal) -> None:
+def list_models(arguments: argparse.Namespace, terminal: Terminal) -> None:
     """Asks the server; without one, the store itself."""
     settings = settings_of(arguments)
     with client_of(settings) as client:
@@ -60,10 +72,10 @@ def _list(arguments: argparse.Namespace, terminal: Terminal) -> None:
     if arguments.json:
         terminal.json([model.model_dump(mode="json", exclude_unset=True) for model in models])
         return
-    terminal.table(
-        ("NAME", "ID", "SIZE", "MODIFIED"),
-        [(model.name, model.digest[:12], size(model.size), age(model.modified_at)) for model in models],
-    )
+    rows = [
+        (model.name, model.digest, model.size, model.modified_at, (model.oprel or {}).get("damage")) for model in models
+    ]
+    _tell_list(rows, terminal)
 
 
 def _list_store(settings: Any, arguments: argparse.Namespace, terminal: Terminal) -> None:
@@ -73,14 +85,26 @@ def _list_store(settings: Any, arguments: argparse.Namespace, terminal: Terminal
     if arguments.json:
         terminal.json([_stored(name, model) for model in models for name in (model.name, *model.aliases)])
         return
+    rows = [
+        (name, model.digest, model.size_bytes, datetime.fromtimestamp(model.modified_at, UTC), model.damage)
+        for model in models
+        for name in (model.name, *model.aliases)
+    ]
+    _tell_list(rows, terminal)
+
+
+def _tell_list(rows: Sequence[tuple[str, str, int, datetime | None, str | None]], terminal: Terminal) -> None:
+    """A damaged model says so in place of its size, and why below the table."""
     terminal.table(
         ("NAME", "ID", "SIZE", "MODIFIED"),
         [
-            (name, model.digest[:12], size(model.size_bytes), age(datetime.fromtimestamp(model.modified_at, UTC)))
-            for model in models
-            for name in (model.name, *model.aliases)
+            (name, digest[:12] or "-", size(count) if damage is None else "damaged", age(modified_at))
+            for name, digest, count, modified_at, damage in rows
         ],
     )
+    for name, _, _, _, damage in rows:
+        if damage is not None:
+            terminal.remark(f"{name}: {damage}")
 
 
 def _stored(name: str, model: Model) -> dict[str, object]:
@@ -91,6 +115,7 @@ def _stored(name: str, model: Model) -> dict[str, object]:
         "modified_at": datetime.fromtimestamp(model.modified_at, UTC).isoformat(),
         "size": model.size_bytes,
         "digest": model.digest,
+        **({} if model.damage is None else {"oprel": {"damage": model.damage}}),
     }
 
 
@@ -157,6 +182,11 @@ def _pull(arguments: argparse.Namespace, terminal: Terminal) -> None:
 
 def _show(arguments: argparse.Namespace, terminal: Terminal) -> None:
     settings = settings_of(arguments)
+    if arguments.part == "versions":
+        from oprel.cli.versions import tell_versions
+
+        tell_versions(arguments.model, settings, terminal, as_json=arguments.json)
+        return
     with client_of(settings, reach_server(settings, terminal)) as client:
         shown = client.show(arguments.model)
     if arguments.part:
@@ -191,9 +221,29 @@ def _describe(name: str, shown: ShowResponse, terminal: Terminal) -> None:
         terminal.answer(f"{'parameter':<14}{line}")
 
 
-def _rm(arguments: argparse.Namespace, terminal: Terminal) -> None:
+def _cp(arguments: argparse.Namespace, terminal: Terminal) -> None:
+    from oprel.store import ModelName
+
+    source, destination = arguments.source, ModelName.parse(arguments.destination)
+    on_server_or_store(
+        settings_of(arguments),
+        lambda client: client.copy(source, str(destination)),
+        lambda catalog: catalog.copy(catalog.find(source), destination),
+    )
+    terminal.remark(f"{source} is {destination} as well")
+
+
+def remove_models(arguments: argparse.Namespace, terminal: Terminal) -> None:
+    """One after the other; the first that can't be removed ends it."""
     settings = settings_of(arguments)
-    with client_of(settings, reach_server(settings, terminal)) as client:
-        for model in arguments.models:
-            client.delete(model)
-            terminal.remark(f"{model} is removed")
+    for model in arguments.models:
+        on_server_or_store(settings, methodcaller("delete", model), partial(_delete, name=model))
+        terminal.remark(f"{model} is removed")
+
+
+def _delete(catalog: Catalog, name: str) -> None:
+    from oprel.errors import InvalidRequestError
+
+    model = catalog.find(name)
+    if model.remote is not None or not catalog.delete(model.name):
+        raise InvalidRequestError(f"{model.name!r} isn't in a store that Oprel writes to.")

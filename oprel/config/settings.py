@@ -23,9 +23,12 @@ class Settings(BaseModel):
     port: int = DEFAULT_PORT
     scheme: str = "http"  # for clients of a server behind TLS
     models_dir: Path = Path("~/.oprel/models")
+    models: tuple[str, ...] = ()  # those that a project needs: what `oprel lock` locks
     extra_models_dirs: tuple[Path, ...] = ()  # other Ollama stores on this machine: read, never written
     state_dir: Path = Path("~/.oprel/state")
     aliases_file: Path | None = None
+    keep_versions: int = 3  # of each model, beside the one that is used
+    keep_versions_bytes: int = 20 * 1024**3  # of all models together, what is used not counted
     driver: str = "auto"
     drivers: tuple[str, ...] = ()  # third parties' drivers that `auto` may choose
     model_drivers: dict[str, str] = {}  # by a model's name: the driver that runs it

@@ -28,7 +28,7 @@ __all__ = ["SETTINGS", "Setting"]
 class Setting:
     """`names`: suffixes after `OPREL_`, the first found wins; `ollama`: the variable that means the same. `field` is
     where it ends up in Settings. `project`: whether a project's oprel.toml may set it: what runs programs or opens the
-    server to others may not come from a folder that somebody else wrote."""
+    server to others may not come from a folder that somebody else wrote. `in_files_only`: no variable sets it."""
 
     field: str
     read: Reader
@@ -36,8 +36,11 @@ class Setting:
     names: tuple[str, ...] = ()
     ollama: str | None = None
     project: bool = True
+    in_files_only: bool = False
 
     def variables(self, key: str) -> tuple[str, ...]:
+        if self.in_files_only:
+            return ()
         return (*(f"OPREL_{name}" for name in self.names), f"OPREL_{key.upper()}")
 
 
@@ -47,9 +50,12 @@ _PATH = "a path"
 
 SETTINGS: dict[str, Setting] = {
     "models_dir": Setting("models_dir", as_path, _PATH, ("MODELS",), "OLLAMA_MODELS"),
+    "models": Setting("models", as_words, "a list of models' names", in_files_only=True),
     "extra_models_dirs": Setting("extra_models_dirs", as_paths, "a list of paths"),
     "state_dir": Setting("state_dir", as_path, _PATH, project=False),
     "aliases_file": Setting("aliases_file", as_path, _PATH),
+    "keep_versions": Setting("keep_versions", as_whole(0), "a whole number; 0: no old versions are kept"),
+    "keep_versions_size": Setting("keep_versions_bytes", as_size, "a size such as 20GiB", ("KEEP_VERSIONS_BYTES",)),
     "driver": Setting("driver", as_text, "auto, or a driver's name (see `oprel drivers`)"),
     "drivers": Setting("drivers", as_words, "a list of drivers' names", project=False),
     "model_drivers": Setting(

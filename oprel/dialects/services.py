@@ -11,13 +11,15 @@ if TYPE_CHECKING:
     from oprel.scheduler import Scheduler
     from oprel.sources import Puller
     from oprel.store import Catalog
+    from oprel.store.running_mark import RunningMark
 
 __all__ = ["Services"]
 
 
 @dataclass(frozen=True, slots=True)
 class Services:
-    """One for a server's life; `version` is Oprel's. `registry` None: a server whose scheduler has its own drivers."""
+    """One for a server's life; `version` is Oprel's. `registry` None: a server whose scheduler has its own drivers.
+    `mark` tells the next server whether this one ended as it should."""
 
     settings: Settings
     catalog: Catalog
@@ -25,3 +27,4 @@ class Services:
     puller: Puller
     version: str
     registry: Registry | None = None
+    mark: RunningMark | None = None

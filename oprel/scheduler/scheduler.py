@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from contextlib import AbstractAsyncContextManager
 from types import TracebackType
 from typing import Literal, Protocol
@@ -22,6 +22,7 @@ from oprel.scheduler.lease import Lease, LoadedModel
 from oprel.scheduler.needs import NEEDS, check_engine, check_model, check_undamaged
 from oprel.scheduler.owner import Granted, Owner, Registry
 from oprel.scheduler.policy import expires_in
+from oprel.scheduler.reading import FileReader
 from oprel.scheduler.state import Asked, DrainAsked, Family, Resident, UnloadAsked
 from oprel.scheduler.waits import first_of
 from oprel.schema import LoadOptions, Model, events
@@ -39,6 +40,14 @@ class Catalog(Protocol):
 
     def find(self, name: str) -> Model: ...
 
+    def are_files_known(self, model: Model) -> bool:
+        """Whether its files were read before and look as they did then: quick."""
+        ...
+
+    def check_files(self, model: Model, *, progress: Callable[[int], None] | None = None) -> None:
+        """Reads those that aren't known; `progress` may raise. Raises ModelDamagedError."""
+        ...
+
 
 class Scheduler:
     """All engines and who may use them. An async context manager: engines run only inside it, and none is left after
@@ -51,6 +60,7 @@ class Scheduler:
         self._clock = clock or SystemClock()
         self._owner = Owner(registry=registry, settings=settings, clock=self._clock)
         self._drivers: dict[tuple[str, str], Driver] = {}
+        self._reader = FileReader(catalog)
         self._running: asyncio.Task[None] | None = None
         self._preloading: asyncio.Task[None] | None = None
         self._is_preloaded = not settings.preload
@@ -77,6 +87,7 @@ class Scheduler:
                 await asyncio.gather(self._preloading, return_exceptions=True)
             await self.drain()
         finally:
+            self._reader.close()
             self._owner.close()
             if self._running is not None:
                 await self._running
@@ -107,9 +118,12 @@ class Scheduler:
 
     async def resolve(self, name: str) -> tuple[Model, Driver]:
         """The model and the driver that runs it; raises as `lease` does."""
-        return await asyncio.to_thread(self._resolve, name)
+        model, driver, is_known = await asyncio.to_thread(self._resolve, name)
+        if not is_known:
+            await self._reader.check(model)
+        return model, driver
 
-    def _resolve(self, name: str) -> tuple[Model, Driver]:
+    def _resolve(self, name: str) -> tuple[Model, Driver, bool]:
         model = self._catalog.find(name)
         check_undamaged(model)
         driver = self._drivers.get((model.name, model.digest))
@@ -117,7 +131,7 @@ class Scheduler:
             driver, reason = self._registry.choose(model, self._registry.hardware(), self._settings.driver)
             _log.info("%s runs on %s: %s", model.name, driver.name, reason)
             self._drivers[model.name, model.digest] = driver
-        return model, driver
+        return model, driver, self._catalog.are_files_known(model)
 
     async def prospects(self, models: Sequence[Model]) -> tuple[Prospect, ...]:
         """What would serve each of `models`, or serves it now; nothing is loaded for this, and nothing raises."""

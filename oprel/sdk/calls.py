@@ -25,6 +25,7 @@ from oprel.sdk.responses import (
     ShowResponse,
     StatusResponse,
 )
+from oprel.version import __version__
 
 __all__ = ["Call", "MessageLike", "base_url", "request_headers"]
 
@@ -61,7 +62,8 @@ def base_url(host: str | None) -> str:
 def request_headers(api_key: str | None, headers: Mapping[str, str] | None) -> dict[str, str]:
     """`api_key` None: OPREL_API_KEY, where it is set."""
     key = api_key or os.environ.get("OPREL_API_KEY")
-    return {"accept": "application/json", **({"authorization": f"Bearer {key}"} if key else {}), **(headers or {})}
+    known = {"accept": "application/json", "user-agent": f"oprel/{__version__}"}
+    return {**known, **({"authorization": f"Bearer {key}"} if key else {}), **(headers or {})}
 
 
 def chat(model: str, messages: Sequence[MessageLike] | None, *, stream: bool, **more: Any) -> Call[ChatResponse]:

@@ -119,6 +119,7 @@ class ModelInfo(_Response):
     digest: str = ""
     details: ModelDetails = Field(default_factory=ModelDetails)
     capabilities: Sequence[str] | None = None
+    oprel: dict[str, Any] | None = None
 
 
 class ListResponse(_Response):

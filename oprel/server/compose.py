@@ -12,6 +12,7 @@ from oprel.drivers.children import choose_run_dir, sweep
 from oprel.drivers.registry import Registry
 from oprel.scheduler import Scheduler
 from oprel.store import Catalog, Trees
+from oprel.store.running_mark import RunningMark
 from oprel.version import __version__
 
 if TYPE_CHECKING:
@@ -39,6 +40,7 @@ def compose(settings: Settings) -> Services:
         puller=make_puller(settings, catalog),
         version=__version__,
         registry=registry,
+        mark=RunningMark(settings.state_dir / "running"),
     )
 
 
@@ -65,8 +67,9 @@ def _tables(settings: Settings) -> tuple[tuple[str, dict[str, Any]], ...]:
 def make_puller(settings: Settings, catalog: Catalog | None = None) -> Puller:
     from oprel.sources import Puller
 
-    trees = Trees(settings.trees_dir, state_dir=settings.state_dir)
-    return Puller(catalog or make_catalog(settings), trees=trees)
+    catalog = catalog or make_catalog(settings)
+    trees = next(shelf for shelf in catalog.shelves if isinstance(shelf, Trees))
+    return Puller(catalog, trees=trees)
 
 
 def make_registry(settings: Settings) -> Registry:

@@ -3,11 +3,16 @@
 from __future__ import annotations
 
 import asyncio
+import logging
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
 from types import TracebackType
 
 from oprel.dialects.services import Services
 
 __all__ = ["Lifetime"]
+
+_log = logging.getLogger("oprel.server")
 
 
 class Lifetime:
@@ -46,6 +51,21 @@ class Lifetime:
             await asyncio.shield(self._owner)
 
     async def _own(self, started: asyncio.Event) -> None:
-        async with self._services.scheduler:
+        async with self._marked(), self._services.scheduler:
             started.set()
             await self._over.wait()
+
+    @asynccontextmanager
+    async def _marked(self) -> AsyncIterator[None]:
+        """After an unclean end every file is read again before it is loaded."""
+        mark = self._services.mark
+        if mark is None:
+            yield
+            return
+        if await asyncio.to_thread(mark.begin):
+            _log.warning("the server before this one was cut off: models are read whole before they are loaded again")
+            await asyncio.to_thread(self._services.catalog.store.verified.forget_all)
+        try:
+            yield
+        finally:
+            await asyncio.to_thread(mark.end)

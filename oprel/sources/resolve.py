@@ -11,7 +11,16 @@ from oprel.errors import SourceError
 from oprel.store import Aliases, Digest, HubReference, ModelName, PackageReference, parse_reference
 from oprel.store.names import DEFAULT_HOST, as_name_part
 
-__all__ = ["FileSource", "HubSource", "PackageSource", "RegistrySource", "Source", "name_of_file", "resolve_source"]
+__all__ = [
+    "FileSource",
+    "HubSource",
+    "PackageSource",
+    "RegistrySource",
+    "Source",
+    "name_of_file",
+    "resolve_source",
+    "told",
+]
 
 
 class PackageSource(Struct, frozen=True):
@@ -56,6 +65,17 @@ def resolve_source(text: str, *, aliases: Aliases, is_local_user: bool = False) 
             return HubSource(reference)
         case ModelName():
             return RegistrySource(reference)
+
+
+def told(source: Source) -> str:
+    """As it is pulled again."""
+    match source:
+        case PackageSource() | HubSource():
+            return str(source.reference)
+        case RegistrySource():
+            return str(source.name)
+        case FileSource():
+            return f"file:{source.path}"
 
 
 def looks_like_path(text: str) -> bool:

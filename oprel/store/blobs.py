@@ -30,6 +30,7 @@ __all__ = ["BlobRef", "BlobWriter", "Progress", "hash_file", "remove_partials", 
 _PARTIAL = ("oprel-", ".partial")  # in Ollama's own folder the name says whose the file is
 _BLOCK_BYTES = 1 << 20
 
+Published = Callable[[Digest, Path], None]
 Progress = Callable[[int], None]
 """Called with the bytes done so far; whatever it raises ends the work, which leaves nothing behind."""
 
@@ -45,8 +46,9 @@ class BlobWriter:
     `fill_from` or `write` (many times), then `finish`, then `publish`. Between the last two, `path` can be looked into.
     """
 
-    def __init__(self, path: Path, models_dir: Path, *, disk: Disk) -> None:
+    def __init__(self, path: Path, models_dir: Path, *, disk: Disk, published: Published | None = None) -> None:
         self.path = path
+        self._published = published
         self._models_dir = models_dir
         self._disk = disk
         self._hash = hashlib.sha256()
@@ -55,9 +57,18 @@ class BlobWriter:
         self._descriptor = -1
 
     @classmethod
-    def open(cls, folder: Path, models_dir: Path, *, disk: Disk, size_bytes: int | None = None) -> BlobWriter:
-        """`size_bytes`, where it is known, is checked against what the disk has left before anything is written."""
-        writer = cls(folder / _partial_name(), models_dir, disk=disk)
+    def open(
+        cls,
+        folder: Path,
+        models_dir: Path,
+        *,
+        disk: Disk,
+        size_bytes: int | None = None,
+        published: Published | None = None,
+    ) -> BlobWriter:
+        """`size_bytes`, where it is known, is checked against what the disk has left before anything is written.
+        `published` is told of the blob when it has its name."""
+        writer = cls(folder / _partial_name(), models_dir, disk=disk, published=published)
         with translated(f"write in {folder}"):
             disk.make_folder(folder, mode=0o700)
             if size_bytes is not None:
@@ -128,7 +139,10 @@ class BlobWriter:
         """Give it its name. A blob that had the name already is replaced by this verified one."""
         if self._digest is None:
             raise RuntimeError("finish() comes before publish()")
-        self.move_to(self._digest.blob_path(self._models_dir))
+        target = self._digest.blob_path(self._models_dir)
+        self.move_to(target)
+        if self._published is not None:
+            self._published(self._digest, target)
         return BlobRef(digest=self._digest, size_bytes=self._size)
 
     def move_to(self, target: Path) -> None:

@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Protocol
 
 from msgspec import Struct
 from msgspec.structs import replace
 
-from oprel.errors import InvalidNameError, ModelDamagedError, ModelNotFoundError
+from oprel.errors import InvalidNameError, InvalidRequestError, ModelDamagedError, ModelNotFoundError, StoreError
 from oprel.schema import Model
 from oprel.store.aliases import Alias, Aliases
 from oprel.store.gguf import GgufMetadata, read_gguf
@@ -23,7 +23,7 @@ from oprel.store.manifests import (
     parse_manifest,
     read_small,
 )
-from oprel.store.names import Digest, ModelName
+from oprel.store.names import Digest, DigestPrefix, ModelName, split_version
 from oprel.store.records import build_model, damage_of_files
 from oprel.store.references import (
     HUB_HOSTS,
@@ -35,7 +35,9 @@ from oprel.store.references import (
 )
 from oprel.store.remote_shelf import RemoteShelf
 from oprel.store.store import Store
+from oprel.store.tree_records import build_tree_model
 from oprel.store.trees import Trees
+from oprel.store.versions import Change, Retention, Version
 
 if TYPE_CHECKING:
     from oprel.config import Settings  # its pydantic is heavy, and the command line often does without
@@ -96,13 +98,14 @@ class Catalog:
     @classmethod
     def from_settings(cls, settings: Settings) -> Catalog:
         """Raises ConfigError for a file of aliases that can't be read."""
-        store = Store(settings.models_dir, state_dir=settings.state_dir)
+        retention = Retention(settings.keep_versions, settings.keep_versions_bytes)
+        store = Store(settings.models_dir, state_dir=settings.state_dir, retention=retention)
         return cls(
             store,
             aliases=Aliases.load(settings.aliases_file),
             extra_dirs=settings.extra_models_dirs,
             shelves=(
-                Trees(settings.trees_dir, state_dir=settings.state_dir),
+                Trees(settings.trees_dir, state_dir=settings.state_dir, retention=retention),
                 *((RemoteShelf(settings.remotes),) if settings.remotes else ()),
             ),
         )
@@ -110,8 +113,8 @@ class Catalog:
     def find(self, name: str, *, patterns: bool = True) -> Model:
         """An installed name (without regard to case; the store before the shelves), then an alias, then `pypi:…` and
         `OWNER/REPO` as they were stored, then what a pattern among the aliases stands for (`patterns` False: what
-        isn't meant for whatever the pattern leads to, such as its end). Raises InvalidNameError, ModelNotFoundError; a
-        damaged model is returned, with `damage`."""
+        isn't meant for whatever the pattern leads to, such as its end); `NAME@sha256:…` is a version of it, its name
+        with the digest. Raises InvalidNameError, ModelNotFoundError; a damaged model is returned, with `damage`."""
         try:
             return self._find(name)
         except ModelNotFoundError:
@@ -128,6 +131,9 @@ class Catalog:
             ) from missing
 
     def _find(self, name: str) -> Model:
+        name, version = split_version(name)
+        if version is not None:
+            return self._version(name, version)
         found = self._look_up(name)
         if (found is None or not _is_called(found, name)) and (shelved := self._shelved(name)) is not None:
             return shelved
@@ -171,12 +177,114 @@ class Catalog:
             return None
         return parse_manifest(read_small(entry.path, MAX_MANIFEST_BYTES)), entry.root
 
+    def are_files_known(self, model: Model) -> bool:
+        """Whether all files were found to be what their names say, and look as they did then. A stat of each."""
+        return all(self.store.verified.holds(Digest(file.digest), Path(file.path)) for file in model.files)
+
+    def check_files(self, model: Model, *, progress: Callable[[int], None] | None = None) -> None:
+        """Reads the files of a model that is about to be loaded, those that weren't read before or look otherwise
+        now; ModelDamagedError for one that isn't what its name says. Blocking, for as long as that takes; what
+        `progress` raises ends it."""
+        for file in model.files:
+            if not self.store.verified.check(Digest(file.digest), Path(file.path), progress=progress):
+                raise ModelDamagedError(
+                    f"Model {model.name!r} is damaged: its file sha256-{file.digest} doesn't hold what its name says; "
+                    f"mend it with: oprel verify {model.name} --repair",
+                    model=model.name,
+                    digest=file.digest,
+                )
+
+    def copy(self, source: Model, destination: ModelName) -> None:
+        """One more name for a model that `find` gave, whichever store has it. Raises InvalidRequestError for a remote
+        one and for a destination that is a model of the other kind, ModelDamagedError, StoreError."""
+        name = ModelName.parse(source.name)
+        home = next((trees for trees in self.trees if trees.has(name)), None)
+        others = self.trees if home is None else [self.store]
+        if any(other.versions.current(destination) is not None for other in others):
+            raise InvalidRequestError(
+                f"There is a model of another kind called {str(destination)!r} already: remove it first."
+            )
+        if home is not None:
+            home.copy(name, destination)
+        elif not self.store.copy(name, destination):
+            entry = self._entry(name)
+            if entry is None:
+                raise InvalidRequestError(f"Model {source.name!r} is on another server and can't be copied.")
+            self.store.adopt(entry, destination)
+
+    def manifest(self, model: Model) -> bytes:
+        """Of a model that `find` gave. Raises ModelNotFoundError for a remote one, StoreError."""
+        name = ModelName.parse(model.name)
+        entry = self._entry(name)
+        path = entry.path if entry is not None else self._place(model.name)[0].manifest_path(self.trees[0].trees_dir)
+        return read_small(path, MAX_MANIFEST_BYTES)
+
+    def add_tree(self, folder: Path, name: ModelName, change: Change) -> None:
+        """A folder as a model, where this catalog has models that are folders. Raises StoreError where it hasn't."""
+        if not self.trees:
+            raise StoreError("There is no place for models that are folders.")
+        self.trees[0].add(folder, name, change=change)
+
+    def versions(self, name: str) -> tuple[Version, ...]:
+        """Of a model by its name or alias, the current one first. Raises InvalidNameError, ModelNotFoundError."""
+        parsed, place = self._place(name)
+        return place.versions.of(parsed)
+
+    def rollback(self, name: str, wanted: DigestPrefix | None = None) -> Version:
+        """Give a model by its name or alias a version that it had, by default the one before. Raises as `versions`,
+        InvalidRequestError and StoreError."""
+        parsed, place = self._place(name)
+        return place.rollback(parsed, wanted)
+
+    def owns(self, model: Model) -> bool:
+        """Whether it is in the store or the folders, and so can be deleted."""
+        if model.remote is not None:
+            return False
+        name = ModelName.parse(model.name)
+        places = (self.store.versions, *(trees.versions for trees in self.trees))
+        return any(place.current(name) is not None for place in places)
+
     def delete(self, name: str) -> bool:
         """From the store, or the folders; False where neither has it."""
         parsed = ModelName.parse(name)
-        return self.store.delete(parsed) or any(
-            shelf.delete(name) for shelf in self.shelves if isinstance(shelf, Trees)
-        )
+        return self.store.delete(parsed) or any(trees.delete(name) for trees in self.trees)
+
+    @property
+    def read_dirs(self) -> tuple[Path, ...]:
+        """Other programs' stores, which are read and never written."""
+        return self._roots[1:]
+
+    @property
+    def trees(self) -> tuple[Trees, ...]:
+        """The shelves of models that are folders."""
+        return tuple(shelf for shelf in self.shelves if isinstance(shelf, Trees))
+
+    def _place(self, name: str) -> tuple[ModelName, Store | Trees]:
+        """A name as it is stored, and where; one whose manifest is gone, but not its versions, too."""
+        places: tuple[Store | Trees, ...] = (self.store, *self.trees)
+        try:
+            parsed = ModelName.parse(self.find(name, patterns=False).name)
+        except ModelNotFoundError:
+            parsed = ModelName.parse(name)
+            for place in places:
+                if any(version.is_kept for version in place.versions.of(parsed)):
+                    return parsed, place
+            raise
+        return parsed, next((place for place in places if place.versions.current(parsed) is not None), self.store)
+
+    def _version(self, name: str, wanted: DigestPrefix) -> Model:
+        """A version of a model, as it is or from what is kept of it."""
+        parsed, place = self._place(name)
+        version = place.versions.choose(parsed, wanted)
+        shown = f"{parsed}@sha256:{version.digest}"
+        if version.is_current:
+            return replace(self.find(str(parsed)), name=shown, aliases=())
+        root = place.versions.folder
+        entry = ManifestEntry(parsed, root / "manifests" / version.digest, root)
+        if isinstance(place, Trees):
+            entry = ManifestEntry(parsed, entry.path, place.trees_dir)
+            return replace(build_tree_model(entry, modified_at=version.at), name=shown)
+        return replace(build_model(entry, self.store.metadata_cache, modified_at=version.at), name=shown)
 
     def _shelved(self, name: str) -> Model | None:
         return next((model for shelf in self.shelves if (model := shelf.find(name)) is not None), None)

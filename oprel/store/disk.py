@@ -9,6 +9,7 @@ from __future__ import annotations
 import errno
 import fcntl
 import os
+import shutil
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -38,6 +39,10 @@ class Disk:
     def create(self, path: Path) -> int:
         """A file descriptor of a file that wasn't there."""
         return os.open(path, os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o644)
+
+    def open_end(self, path: Path) -> int:
+        """A file descriptor that writes at a file's end; the file is made where it isn't there."""
+        return os.open(path, os.O_RDWR | os.O_APPEND | os.O_CREAT | os.O_CLOEXEC, 0o600)
 
     def write(self, descriptor: int, data: bytes | memoryview) -> None:
         rest = memoryview(data)
@@ -69,6 +74,10 @@ class Disk:
 
     def remove_folder(self, path: Path) -> None:
         path.rmdir()
+
+    def remove_tree(self, path: Path) -> None:
+        """A folder with all that is in it, as far as it can be removed."""
+        shutil.rmtree(path, ignore_errors=True)
 
     def free_bytes(self, path: Path) -> int:
         stat = os.statvfs(path)

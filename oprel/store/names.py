@@ -21,7 +21,16 @@ from pathlib import Path
 
 from oprel.errors import InvalidNameError, InvalidRequestError
 
-__all__ = ["DEFAULT_HOST", "DEFAULT_NAMESPACE", "DEFAULT_TAG", "Digest", "ModelName", "as_name_part"]
+__all__ = [
+    "DEFAULT_HOST",
+    "DEFAULT_NAMESPACE",
+    "DEFAULT_TAG",
+    "Digest",
+    "DigestPrefix",
+    "ModelName",
+    "as_name_part",
+    "split_version",
+]
 
 DEFAULT_HOST = "registry.ollama.ai"
 DEFAULT_NAMESPACE = "library"
@@ -34,6 +43,8 @@ _SCHEME = re.compile(r"https?://")
 _MAX_LENGTH = 700
 _DIGEST = re.compile(r"sha256[:-]([0-9a-f]{64})")
 _HEX = re.compile(r"[0-9a-f]{64}")
+_HEX_START = re.compile(r"[0-9a-f]{12,64}")
+_VERSION_MARK = "@sha256:"
 
 
 @dataclass(frozen=True, slots=True)
@@ -115,6 +126,42 @@ class Digest:
 
     def blob_path(self, models_dir: Path) -> Path:
         return models_dir / "blobs" / f"sha256-{self.hex}"
+
+
+@dataclass(frozen=True, slots=True)
+class DigestPrefix:
+    """The first 12 digits of a digest or more, up to all 64: what a person writes for a version of a model."""
+
+    hex: str
+
+    def __post_init__(self) -> None:
+        if not _HEX_START.fullmatch(self.hex):
+            raise InvalidRequestError(
+                f"{self.hex[:100]!r} isn't the start of a digest; write 12 to 64 lowercase hexadecimal digits.",
+                param="digest",
+            )
+
+    @classmethod
+    def parse(cls, raw: str) -> DigestPrefix:
+        """With `sha256:` in front, or without. Raises InvalidRequestError."""
+        return cls(raw.removeprefix("sha256:"))
+
+    def __str__(self) -> str:
+        return f"sha256:{self.hex}"
+
+    def starts(self, digest: str) -> bool:
+        return digest.startswith(self.hex)
+
+
+def split_version(raw: str) -> tuple[str, DigestPrefix | None]:
+    """`NAME@sha256:<hex>` as its two parts; the second is None where the text has no `@`. The name isn't parsed.
+    Raises InvalidNameError for any other text with an `@`."""
+    if "@" not in raw:
+        return raw, None
+    name, mark, digits = raw.strip(" \t").partition(_VERSION_MARK)
+    if not mark or not name or "@" in name or not _HEX_START.fullmatch(digits):
+        raise _invalid(raw)
+    return name, DigestPrefix(digits)
 
 
 def as_name_part(text: str, *, fallback: str = "model") -> str:

@@ -16,7 +16,7 @@ from oprel.store.manifests import MAX_MANIFEST_BYTES, Layer, Manifest, ManifestE
 from oprel.store.records import damage_of_files
 from oprel.store.tree_texts import is_text_layer, with_texts
 
-__all__ = ["TREE_FILE", "build_tree_model"]
+__all__ = ["TREE_FILE", "build_tree_model", "tree_files"]
 
 TREE_FILE = "application/vnd.oprel.tree.file"
 
@@ -36,6 +36,11 @@ def build_tree_model(entry: ManifestEntry, *, modified_at: float) -> Model:
     except OprelError as problem:
         sentence = f"Model {model.name!r} is damaged: {problem.message.rstrip('.')}; import it again."
         return replace(model, format="safetensors", damage=sentence)
+
+
+def tree_files(data: bytes, root: Path) -> tuple[ModelFile, ...]:
+    """The files that a manifest names, in the folder below `root` that it belongs to. Raises InvalidRequestError."""
+    return _files(parse_manifest(data), root / hashlib.sha256(data).hexdigest())
 
 
 def _files(manifest: Manifest, folder: Path) -> tuple[ModelFile, ...]:

@@ -15,7 +15,6 @@ import fcntl
 import hashlib
 import os
 import secrets
-import shutil
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -40,10 +39,11 @@ from oprel.store.manifests import (
     parse_manifest,
     read_small,
 )
-from oprel.store.names import Digest, ModelName
+from oprel.store.names import Digest, DigestPrefix, ModelName
 from oprel.store.records import damage_of_files
 from oprel.store.tree_records import TREE_FILE, build_tree_model
 from oprel.store.tree_texts import TreeTexts, is_text_file
+from oprel.store.versions import Change, Retention, Version, Versions
 
 __all__ = ["ImportedTree", "Trees"]
 
@@ -72,9 +72,19 @@ class _Record(Struct, frozen=True):
 class Trees:
     """A shelf of the catalog, and the way into it. Sync; what touches the disk belongs in a thread."""
 
-    def __init__(self, trees_dir: Path, *, state_dir: Path, disk: Disk | None = None) -> None:
+    def __init__(
+        self, trees_dir: Path, *, state_dir: Path, disk: Disk | None = None, retention: Retention | None = None
+    ) -> None:
         self.trees_dir = trees_dir.expanduser().absolute()
         self.disk = disk or Disk()
+        self.versions = Versions(
+            self.trees_dir,
+            state_dir=state_dir.expanduser().absolute(),
+            disk=self.disk,
+            clock=time.time,
+            retention=retention or Retention(),
+            links=False,  # the folder of a version that is kept stays where it is
+        )
         self._lock = FileLock(state_dir.expanduser().absolute() / "trees.lock")
         self._records: dict[Path, _Record] = {}
 
@@ -96,21 +106,49 @@ class Trees:
     def list(self) -> tuple[Model, ...]:
         return tuple(self._model(entry) for entry in iter_manifests(self.trees_dir))
 
+    def has(self, name: ModelName) -> bool:
+        return find_spelling(self.trees_dir, name).manifest_path(self.trees_dir).is_file()
+
     def delete(self, name: str) -> bool:
-        """Removes the name, and the folder when no other name has it; False if it isn't here."""
+        """Removes the name with its versions, and the folders that no other name has; False if it isn't here."""
         parsed = ModelName.parse(name)
         with self._lock.held():
-            path = find_spelling(self.trees_dir, parsed).manifest_path(self.trees_dir)
+            spelled = find_spelling(self.trees_dir, parsed)
+            path = spelled.manifest_path(self.trees_dir)
             if not path.is_file():
                 return False
-            digest = _digest_of(path)
+            needed = self._needed()
+            self.versions.before_change(spelled, self.versions.current(spelled) or "", Change("delete"))
             with translated(f"delete {name!r}"):
                 self.disk.remove(path)
                 self.disk.sync_folder(path.parent)
                 self._remove_empty_folders(path.parent)
-                if digest is not None and digest not in self._needed():
-                    self._remove_tree(self.trees_dir / digest.hex)
+            self._forget(needed)
         return True
+
+    def copy(self, source: ModelName, destination: ModelName) -> bool:
+        """One more name for the same folder; False if the source isn't here."""
+        with self._lock.held():
+            spelled = find_spelling(self.trees_dir, source)
+            path = spelled.manifest_path(self.trees_dir)
+            if not path.is_file():
+                return False
+            data = read_small(path, MAX_MANIFEST_BYTES)
+            origin = self.versions.history.origins(spelled).get(hashlib.sha256(data).hexdigest())
+            change = Change("copy", origin.source if origin else "", origin.revision if origin else "")
+            self._give(destination, data, change)
+        return True
+
+    def rollback(self, name: ModelName, wanted: DigestPrefix | None = None) -> Version:
+        """As `Store.rollback`."""
+        with self._lock.held():
+            version = self.versions.choose(name, wanted)
+            if not version.is_current:
+                data = self.versions.kept_manifest(version.digest)
+                if not _is_whole(self.trees_dir / version.digest, parse_manifest(data)):
+                    raise StoreError(f"The version {version.digest[:12]} of {str(name)!r} is damaged.")
+                self._give(name, data, Change("rollback", version.source, version.revision))
+        return version
 
     def folder_of(self, model: Model) -> Path:
         """Where the model's files are."""
@@ -125,6 +163,7 @@ class Trees:
         *,
         texts: TreeTexts | None = None,
         progress: Progress | None = None,
+        change: Change | None = None,
     ) -> ImportedTree:
         """Make a model of a folder on this machine, which stays where it is. Blocking: call it in a thread.
 
@@ -148,8 +187,7 @@ class Trees:
             digest = Digest(hashlib.sha256(manifest).hexdigest())
             with self._lock.held():
                 self._publish(staging, digest, parse_manifest(manifest))
-                spelled = find_spelling(self.trees_dir, parsed)
-                self._write_manifest(spelled.manifest_path(self.trees_dir), manifest)
+                spelled = self._give(parsed, manifest, change or Change("import", f"file:{source}"))
         return ImportedTree(spelled, digest, left_out)
 
     @contextlib.contextmanager
@@ -238,6 +276,21 @@ class Trees:
             self.disk.rename(staging, target)
             self.disk.sync_folder(self.trees_dir)
 
+    def _give(self, name: ModelName, manifest: bytes, change: Change) -> ModelName:
+        """A name to a folder that is there, under the lock."""
+        spelled = find_spelling(self.trees_dir, name)
+        needed = self._needed()
+        self.versions.before_change(spelled, hashlib.sha256(manifest).hexdigest(), change)
+        self._write_manifest(spelled.manifest_path(self.trees_dir), manifest)
+        self._forget(needed)
+        return spelled
+
+    def _forget(self, needed: set[Digest]) -> None:
+        """Old versions beyond what is kept go, and those folders among `needed` that nothing needs any more."""
+        self.versions.prune()
+        for digest in needed - self._needed():
+            self.disk.remove_tree(self.trees_dir / digest.hex)
+
     def _write_manifest(self, path: Path, data: bytes) -> None:
         with BlobWriter.open(self.trees_dir, self.trees_dir, disk=self.disk, size_bytes=len(data)) as partial:
             partial.write(data)
@@ -245,10 +298,12 @@ class Trees:
             partial.move_to(path)
 
     def _needed(self) -> set[Digest]:
-        return {digest for entry in iter_manifests(self.trees_dir) if (digest := _digest_of(entry.path)) is not None}
+        named = {_digest_of(entry.path) for entry in iter_manifests(self.trees_dir)}
+        kept = {Digest(hex) for hex in self.versions.kept() if _is_digest(hex)}
+        return {digest for digest in named if digest is not None} | kept
 
     def _remove_tree(self, path: Path) -> None:
-        shutil.rmtree(path, ignore_errors=True)
+        self.disk.remove_tree(path)
 
     def _remove_empty_folders(self, folder: Path) -> None:
         top = self.trees_dir / "manifests"

@@ -8,7 +8,7 @@ scheduler = Scheduler(catalog=catalog, registry=ScriptedRegistry(driver), settin
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -77,6 +77,13 @@ class ScriptedCatalog:
     def metadata(self, model: Model, *, full: bool = False) -> GgufMetadata:
         """What was given for the model's name; KeyError for a model without."""
         return self._metadata[model.name]
+
+    def are_files_known(self, model: Model) -> bool:
+        """There are none."""
+        return True
+
+    def check_files(self, model: Model, *, progress: Callable[[int], None] | None = None) -> None:
+        """There are none."""
 
     def blob_path(self, digest: str) -> Path:
         return Path("/models/blobs") / f"sha256-{digest.removeprefix('sha256:')}"

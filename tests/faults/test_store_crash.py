@@ -1,148 +1,141 @@
-"""The process is killed at every step that changes the disk: the store stays valid, and the next run succeeds."""
+"""The process is killed at every step that changes the disk: the store stays valid, and the next run succeeds.
+
+After each kill: every visible blob holds what its name says, every manifest parses and has its blobs, each name has the
+version from before or the one from after, and none that was kept is lost.
+"""
 
 from __future__ import annotations
 
-import subprocess
-import sys
-import textwrap
+import asyncio
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
+from support import store_actions
+from support.crashing import Kill, killer, steps
+from support.lock_actions import FilePuller, bring, catalog_over
+from support.store_actions import opened, prepared
 from support.store_checks import assert_valid_store
-from support.tiny_gguf import write_tiny_gguf
 
-from oprel.store import ModelName, Store
+from oprel.sources.lockfile import write_lock
+from oprel.sources.pins import Pins
+from oprel.store import ModelName, Store, hash_file
+from oprel.store import store as store_module
+from oprel.store.manifests import parse_manifest
 
-# In a process of its own, since forking a test process that has threads isn't safe: one fork for each step to die at.
-_SCRIPT = textwrap.dedent(
-    """
-    import os, sys
-    from pathlib import Path
-    from oprel.store import ModelName, Store
-    from oprel.store import Catalog, Digest
-    from oprel.store import store as store_module
-    from oprel.store.creating import Base, Creating
-    from oprel.store.recipes import GivenFile, GivenMessage, Recipe
-    from oprel.store.disk import Disk
-
-    CHANGES = ("make_folder", "create", "write", "sync", "sync_folder", "rename", "link", "remove", "remove_folder")
-
-    class DyingDisk(Disk):
-        steps = 0
-
-    def dying(name):
-        real = getattr(Disk, name)
-        def step(self, *args, **kwargs):
-            if name == "link" and links != "links":
-                raise OSError(18, "not here")
-            if DyingDisk.steps == LAST_STEP:
-                if name == "write":  # half of it arrives
-                    os.write(args[0], bytes(args[1])[: len(args[1]) // 2])
-                os._exit(77)
-            DyingDisk.steps += 1
-            return real(self, *args, **kwargs)
-        return step
-
-    for name in CHANGES:
-        setattr(DyingDisk, name, dying(name))
-    store_module.GRACE_S = -1.0
-
-    for line in sys.stdin:
-        step, folder, action, links = line.split()
-        LAST_STEP, folder = int(step), Path(folder)
-        child = os.fork()
-        if child:
-            print(os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]), flush=True)
-            continue
-        store = Store(folder / "models", state_dir=folder / "state", disk=DyingDisk())
-        if action == "import":
-            store.import_gguf(folder / "new.gguf", "m", licenses=["yours"])
-        elif action == "upload":
-            blob = store.add_file(folder / "new.gguf")
-            recipe = Recipe(name=ModelName.parse("m"), files=(GivenFile("new.gguf", blob.digest),), system="S")
-            Creating(store, recipe, lambda *told: None).run(None)
-        elif action == "create":
-            catalog = Catalog(store)
-            base = Base("other:latest", *catalog.manifest_of(catalog.find("other")))
-            recipe = Recipe(
-                name=ModelName.parse("m"), base="other", system="S", template="T", licenses=("L",),
-                parameters={"top_k": 3}, messages=(GivenMessage("user", "Hi"),),
-            )
-            Creating(store, recipe, lambda *told: None).run(base)
-        else:
-            store.delete(ModelName.parse("m"))
-        os._exit(0)
-    """
-)
-_MAX_STEPS = 200
+M, OTHER = ModelName.parse("m"), ModelName.parse("other")
+Prepare = Callable[[Path], Store]
 
 
 @pytest.fixture(scope="module")
-def run_until() -> Iterator[Callable[[int, Path, str, str], int]]:
-    """Do an action in a child that dies at a step; its exit code, 77 if it came so far."""
-    process = subprocess.Popen(
-        [sys.executable, "-c", _SCRIPT], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, bufsize=1
-    )
-    assert process.stdin is not None
-    assert process.stdout is not None
-
-    def run(step: int, folder: Path, action: str, links: str) -> int:
-        print(step, folder, action, links, file=process.stdin, flush=True)
-        return int(process.stdout.readline())
-
-    yield run
-    process.stdin.close()
-    process.stdout.close()
-    assert process.wait(30) == 0
+def kill() -> Iterator[Kill]:
+    with killer() as kill:
+        yield kill
 
 
-def prepared(folder: Path) -> Store:
-    """A store with an older version of the model, and another model that shares nothing."""
-    folder.mkdir()
-    write_tiny_gguf(folder / "new.gguf", salt="new")
-    store = Store(folder / "models", state_dir=folder / "state")
-    store.import_gguf(write_tiny_gguf(folder / "old.gguf", salt="old"), "m")
-    store.import_gguf(write_tiny_gguf(folder / "other.gguf", salt="other"), "other")
+@pytest.fixture(autouse=True)
+def restored_grace(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(store_module, "GRACE_S", store_module.GRACE_S)  # whatever is set later is undone
+
+
+def versions(store: Store) -> dict[str, str | None]:
+    return {str(name): store.versions.current(name) for name in (M, OTHER)}
+
+
+def pruned(folder: Path) -> Store:
+    """As `prepared`, after unused blobs were removed."""
+    store = prepared(folder)
+    store_module.GRACE_S = -1.0
+    store.collect_garbage()
     return store
 
 
-@pytest.mark.parametrize(
-    ("action", "links"),
-    [
-        ("import", "links"), ("import", "copies"), ("delete", "links"), ("create", "links"), ("upload", "links"),
-        ("upload", "copies"),
-    ],
-)  # fmt: skip
-def test_a_kill_at_any_step_leaves_a_valid_store(
-    tmp_path: Path, run_until: Callable[[int, Path, str, str], int], action: str, links: str
+def with_neighbour(folder: Path) -> Store:
+    store = prepared(folder)
+    (folder / "theirs").mkdir()
+    opened(folder / "theirs").import_gguf(folder / "new.gguf", "theirs")
+    return store
+
+
+def locked(folder: Path) -> Store:
+    """With a lock that pins a version which isn't here."""
+    store = prepared(folder)
+    elsewhere = opened(folder / "elsewhere")
+    (folder / "elsewhere").mkdir()
+
+    async def pull() -> None:
+        async for _ in FilePuller(catalog_over(elsewhere), folder / "new.gguf").pull("pypi:some-model==1.0"):
+            pass
+
+    asyncio.run(pull())
+    pins = Pins(catalog_over(elsewhere), lambda catalog: FilePuller(catalog, folder / "new.gguf"))
+    write_lock(folder / "oprel.lock", [pins.lock("from/source:1")])
+    return store
+
+
+def run_again(action: str, folder: Path) -> None:
+    getattr(store_actions, action)(folder, opened(folder).disk)
+
+
+CASES: dict[str, tuple[str, bool, Prepare, int, int]] = {
+    # the action, whether links can be made, what was before, names before and after
+    "import, linked": ("import_new", True, prepared, 2, 2),
+    "import, copied": ("import_new", False, prepared, 2, 2),
+    "create": ("create", True, prepared, 2, 2),
+    "create of a file, linked": ("create_uploaded", True, prepared, 2, 2),
+    "create of a file, copied": ("create_uploaded", False, prepared, 2, 2),
+    "copy": ("copy", True, prepared, 2, 2),
+    "rollback": ("rollback", True, pruned, 2, 2),
+    "delete": ("delete", True, prepared, 2, 1),
+    "collect garbage": ("collect", True, prepared, 2, 2),
+    "adopt": ("repair_aside", True, with_neighbour, 2, 2),
+    "sync": ("sync", True, locked, 2, 3),
+}
+
+
+@pytest.mark.parametrize(("action", "links", "prepare", "before", "after"), CASES.values(), ids=CASES.keys())
+def test_a_kill_at_any_step(
+    tmp_path: Path, kill: Kill, action: str, links: bool, prepare: Prepare, before: int, after: int
 ) -> None:
-    manifest = ModelName.parse("m")
-    for step in range(_MAX_STEPS):
+    finished = versions_after(tmp_path, action, prepare)
+    for step in steps():
         folder = tmp_path / str(step)
-        store = prepared(folder)
-        before = manifest.manifest_path(store.models_dir).read_bytes()
+        store = prepare(folder)
+        old, kept = versions(store), store.versions.kept()
 
-        code = run_until(step, folder, action, links)
+        was_killed = kill(f"support.store_actions:{action}", folder, step, links=links)
 
-        assert code in (0, 77)
-        assert assert_valid_store(store.models_dir) >= 1
-        path = manifest.manifest_path(store.models_dir)
-        after = path.read_bytes() if path.exists() else None
-        if action != "delete":
-            assert after is not None
-            assert code == 77 or after != before
-            again = Store(store.models_dir, state_dir=store.state_dir)
-            again.sweep(min_age_s=-1)
-            again.import_gguf(folder / "new.gguf", "m", licenses=["yours"])
-            assert path.read_bytes() != before
-        else:
-            assert after in (None, before)
-            store.delete(manifest)
-            assert not path.exists()
-        assert assert_valid_store(store.models_dir) == (1 if action == "delete" else 2)
+        store = opened(folder)
+        assert assert_valid_store(store.models_dir) in {before, after}
+        assert all(now in (old[name], finished[name]) for name, now in versions(store).items())
+        assert action == "delete" or kept <= store.versions.kept() | set(versions(store).values())
+        assert_kept_whole(store)
+        if action != "rollback" or versions(store) == old:  # a second one would go back
+            run_again(action, folder)
+        assert versions(opened(folder)) == finished
+        assert assert_valid_store(store.models_dir) == after
+        store.sweep(min_age_s=-1)
         assert not list((store.state_dir / "partial").iterdir())
-        if code == 0:
-            assert step >= 5, "the store went around the disk's methods"
-            return
-    raise AssertionError(f"it takes more than {_MAX_STEPS} steps")
+        if not was_killed:
+            assert step >= 2, "the store went around the disk's methods"
+            break
+
+
+def versions_after(tmp_path: Path, action: str, prepare: Prepare) -> dict[str, str | None]:
+    folder = tmp_path / "undisturbed"
+    prepare(folder)
+    run_again(action, folder)
+    return versions(opened(folder))
+
+
+def assert_kept_whole(store: Store) -> None:
+    """Whatever is kept can be brought back: its files are there, and hold what their names say."""
+    for digest in store.versions.kept():
+        for blob in parse_manifest(store.versions.kept_manifest(digest)).blobs:
+            assert hash_file(blob.digest.blob_path(store.versions.folder)) == blob.digest
+
+
+def test_a_sync_that_ends_brings_the_locked_version(tmp_path: Path) -> None:
+    store = locked(tmp_path / "here")
+    bring(tmp_path / "here", store)
+    assert store.versions.current(ModelName.parse("from/source:1")) is not None

@@ -3,11 +3,16 @@
 from __future__ import annotations
 
 import hashlib
+import json
+import re
 from pathlib import Path
 
 from oprel.store.manifests import iter_manifests, parse_manifest
 
-__all__ = ["assert_valid_store"]
+__all__ = ["assert_ollamas_shape", "assert_valid_store"]
+
+_BLOB = re.compile(r"sha256-[0-9a-f]{64}")
+_PART = re.compile(r"[\w.:-]{1,350}")
 
 
 def assert_valid_store(models_dir: Path) -> int:
@@ -25,3 +30,25 @@ def assert_valid_store(models_dir: Path) -> int:
         for blob in parse_manifest(entry.path.read_bytes()).blobs:
             assert blob.digest.blob_path(models_dir).stat().st_size == blob.size_bytes, entry.name
     return count
+
+
+def assert_ollamas_shape(models_dir: Path) -> None:
+    """Nothing is in the tree but what Ollama makes itself: blobs named by digests, manifests four levels deep, and
+    perhaps empty folders, which it removes at its start."""
+    if not models_dir.exists():
+        return
+    assert {path.name for path in models_dir.iterdir()} <= {"blobs", "manifests"}
+    for path in (models_dir / "blobs").glob("*"):
+        assert path.is_file() and not path.is_symlink(), path
+        assert _BLOB.fullmatch(path.name), path
+    for path in (models_dir / "manifests").rglob("*"):
+        parts = path.relative_to(models_dir / "manifests").parts
+        assert len(parts) <= 4, path
+        assert all(_PART.fullmatch(part) for part in parts), path
+        assert path.is_file() == (len(parts) == 4), path
+        if path.is_file():
+            manifest = json.loads(path.read_bytes())
+            assert manifest["schemaVersion"] == 2
+            assert set(manifest) == {"schemaVersion", "mediaType", "config", "layers"}
+            for layer in (manifest["config"], *manifest["layers"]):
+                assert {"mediaType", "digest", "size"} <= set(layer) <= {"mediaType", "digest", "size", "from", "name"}

@@ -38,6 +38,9 @@ ROWS: Mapping[str, Row] = {
     "no_such_model_pull_first": Row(404, 'model "{name}" not found, try pulling it first'),
     "invalid_model_name": Row(400, "invalid model name"),
     "invalid_name": Row(400, "name {name} is invalid"),
+    "invalid_source": Row(400, "source {name} is invalid"),
+    "invalid_destination": Row(400, "destination {name} is invalid"),
+    "no_such_source": Row(404, "model {name} not found"),
     "not_our_store": Row(
         400, "model '{name}' is in a store of Ollama's, which is only read here: remove it with ollama rm"
     ),

@@ -20,6 +20,8 @@ __all__ = ["OLLAMA_VERSION", "Details", "details", "ps", "shown_capabilities", "
 
 # The version of the interface that is kept; clients compare it with what they need.
 OLLAMA_VERSION = "0.33.0"
+# Clients cut the first twelve digits off, whatever there is.
+_NO_DIGEST = "0" * 64
 _PRESUMED = frozenset({"completion"})
 
 
@@ -34,6 +36,12 @@ class Details(Struct, frozen=True, omit_defaults=True):
     embedding_length: int = 0
 
 
+class Damage(Struct, frozen=True):
+    """What Oprel tells beside Ollama's fields of a model that can't be loaded."""
+
+    damage: str
+
+
 class Listed(Struct, frozen=True, omit_defaults=True):
     name: str
     model: str
@@ -42,6 +50,7 @@ class Listed(Struct, frozen=True, omit_defaults=True):
     digest: str
     details: Details
     capabilities: Sequence[str] = ()
+    oprel: Damage | None = None
 
 
 class OprelState(Struct, frozen=True):
@@ -79,16 +88,18 @@ async def tags(services: Services) -> dict[str, Any]:
 
 
 def _listed(model: Model) -> Iterator[Listed]:
-    """A model stands under its own name and under each of its aliases."""
+    """A model stands under its own name and under each of its aliases; a damaged one too, with empty values where
+    nothing is known of it."""
     for name in dict.fromkeys((displayed(model.name), *map(displayed, model.aliases))):
         yield Listed(
             name=name,
             model=name,
             modified_at=local_time(model.modified_at),
             size=model.size_bytes,
-            digest=model.digest,
+            digest=model.digest or _NO_DIGEST,
             details=details(model, parent=model.parent, lengths=True),
-            capabilities=sorted(shown_capabilities(model)),
+            capabilities=tuple(sorted(shown_capabilities(model))),
+            oprel=None if model.damage is None else Damage(model.damage),
         )
 
 

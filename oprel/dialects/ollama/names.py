@@ -1,20 +1,35 @@
-"""What Ollama reads in a model's name beside the name itself: the `:local` and `:cloud` suffixes."""
+"""What Ollama reads in a model's name beside the name itself: the `:local` and `:cloud` suffixes. And what it doesn't
+read, `NAME@sha256:…`: its clients get its refusal, and only Oprel's own client gets that version of the model."""
 
 from __future__ import annotations
+
+from contextvars import ContextVar
 
 from oprel.dialects.ollama.errors import refusal
 from oprel.dialects.ollama.gojson import go_quoted
 from oprel.errors import InvalidNameError
 from oprel.store import ModelName
 
-__all__ = ["displayed", "local_name", "qualified"]
+__all__ = ["accept_versions", "displayed", "local_name", "qualified"]
 
 _LOCAL = ":local"
+_OWN_AGENT = "oprel/"
+# Of the request that is being answered.
+_accepts_versions: ContextVar[bool] = ContextVar("accepts_versions", default=False)
+
+
+def accept_versions(user_agent: str) -> None:
+    """For the rest of the request: whether a name may have a digest."""
+    _accepts_versions.set(user_agent.startswith(_OWN_AGENT))
 
 
 def local_name(raw: str, *, cloud_row: str = "cloud_model") -> str:
     """The name to look up. A name that asks for a model of Ollama's cloud is refused: there is none here."""
     name = raw.strip()
+    if "@" in name:
+        if not _accepts_versions.get():
+            raise InvalidNameError(f"{raw[:100]!r} isn't a model name.", name=raw[:100])
+        return name
     asked = name.lower()
     if asked.endswith(_LOCAL):
         if asked.removesuffix(_LOCAL).endswith(":cloud"):

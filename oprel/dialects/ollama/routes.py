@@ -20,6 +20,7 @@ from oprel.dialects.exchange import Answer, Exchange, Head
 from oprel.dialects.ollama import listing
 from oprel.dialects.ollama.blobs import BlobQuestion, BlobUpload
 from oprel.dialects.ollama.chat import chat
+from oprel.dialects.ollama.copy import copy
 from oprel.dialects.ollama.create import create
 from oprel.dialects.ollama.delete import delete
 from oprel.dialects.ollama.embed import embed, embeddings
@@ -27,6 +28,7 @@ from oprel.dialects.ollama.errors import Endpoint, OllamaErrors
 from oprel.dialects.ollama.generate import generate
 from oprel.dialects.ollama.generation import whole
 from oprel.dialects.ollama.gojson import dumps
+from oprel.dialects.ollama.names import accept_versions
 from oprel.dialects.ollama.pull import pull
 from oprel.dialects.ollama.show import show
 from oprel.dialects.services import Services
@@ -102,6 +104,7 @@ ROUTES: Sequence[Route] = (
     Route(
         "/api/embeddings", ("POST",), lambda a: embeddings(a.services, a.body, a.errors, client=a.client), "embeddings"
     ),
+    Route("/api/copy", ("POST",), lambda a: copy(a.services, a.body)),
     Route("/api/delete", ("DELETE",), lambda a: delete(a.services, a.body), "delete"),
     Route("/api/create", ("POST",), lambda a: create(a.services, a.body), "create"),
     Route("/api/pull", ("POST",), lambda a: pull(a.services, a.body, a.errors), "pull"),
@@ -133,7 +136,9 @@ def _handler(services: Services, each: Route) -> HTTPRouteHandler:
         # A body is read whatever its type says: `curl -d` calls JSON a form.
         body = await request.body() if each.methods in (("POST",), ("DELETE",)) else b""
         errors = OllamaErrors(each.endpoint)
-        asked = Asked(services, errors, body, client_key(request.scope), request.headers.get("user-agent", ""))
+        user_agent = request.headers.get("user-agent", "")
+        accept_versions(user_agent)
+        asked = Asked(services, errors, body, client_key(request.scope), user_agent)
         return Exchange(lambda: each.answer(asked), errors, send_timeout_s=services.settings.send_timeout)
 
     return handle

@@ -175,6 +175,11 @@ class DeleteRequest(Struct, frozen=True):
     name: str = ""
 
 
+class CopyRequest(Struct, frozen=True):
+    source: str = ""
+    destination: str = ""
+
+
 # What is read on the loop: about a millisecond of work.
 LARGE_BYTES = 256 * 1024
 

