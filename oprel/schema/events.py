@@ -80,11 +80,13 @@ class Progress(Struct, frozen=True, tag="progress", gc=False):
 
 
 class Usage(Struct, frozen=True, gc=False):
-    """Tokens. `prompt` includes `cached`, which the engine didn't have to read again."""
+    """Tokens. `prompt` includes `cached`, which the engine didn't have to read again; `completion` includes
+    `reasoning`, the thinking's own (None: not counted apart)."""
 
     prompt: int
     completion: int
     cached: int = 0
+    reasoning: int | None = None
 
 
 class Timings(Struct, frozen=True, gc=False):

@@ -14,6 +14,7 @@ from oprel.dialects.openai.embeddings import embeddings
 from oprel.dialects.openai.errors import ERRORS, OpenAIErrors
 from oprel.dialects.openai.generation import chat_completions, completions
 from oprel.dialects.openai.models import list_models, retrieve_model
+from oprel.dialects.openai.responses import response_handlers
 
 if TYPE_CHECKING:
     from oprel.dialects.services import Services
@@ -22,7 +23,7 @@ __all__ = ["router"]
 
 
 def router(services: Services) -> Router:
-    """`/v1`: chat completions, completions, embeddings, models."""
+    """`/v1`: chat completions, completions, embeddings, models, responses."""
     exchange = partial(Exchange, send_timeout_s=services.settings.send_timeout)
     completion_errors, embedding_errors = OpenAIErrors("prompt"), OpenAIErrors("input")
 
@@ -52,7 +53,14 @@ def router(services: Services) -> Router:
 
     return Router(
         path="/v1",
-        route_handlers=[create_chat_completion, create_completion, create_embedding, get_models, get_model],
+        route_handlers=[
+            create_chat_completion,
+            create_completion,
+            create_embedding,
+            get_models,
+            get_model,
+            *response_handlers(services),
+        ],
         request_max_body_size=services.settings.max_body_bytes,
         include_in_schema=False,
     )

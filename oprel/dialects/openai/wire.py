@@ -201,6 +201,8 @@ class ChatBody(Struct):
     parallel_tool_calls: bool | None = None
     reasoning_effort: str | None = None
     keep_alive: float | str | None = None
+    num_ctx: int | None = None
+    options: dict[str, Any] | None = None
     functions: list[Any] | None = None
     function_call: str | dict[str, Any] | None = None
     modalities: list[str] | None = None
@@ -242,6 +244,8 @@ class CompletionBody(Struct):
     suffix: str | None = None
     response_format: ResponseFormat | None = None
     keep_alive: float | str | None = None
+    num_ctx: int | None = None
+    options: dict[str, Any] | None = None
     user: str | None = None
 
 
@@ -251,6 +255,8 @@ class EmbeddingBody(Struct):
     encoding_format: str | None = None
     dimensions: int | None = None
     keep_alive: float | str | None = None
+    num_ctx: int | None = None
+    options: dict[str, Any] | None = None
     user: str | None = None
 
 
