@@ -12,6 +12,7 @@ __all__ = [
     "Finish",
     "FinishReason",
     "Progress",
+    "Ranking",
     "Text",
     "Thinking",
     "Timings",
@@ -113,4 +114,11 @@ class Embeddings(Struct, frozen=True):
     """`vectors`: one per input, float32 values, all of one length. `prompt_tokens` is the sum over inputs."""
 
     vectors: tuple[tuple[float, ...], ...]
+    prompt_tokens: int
+
+
+class Ranking(Struct, frozen=True):
+    """`scores`: one per document, higher is better; their scale is the model's own. `prompt_tokens` is the sum."""
+
+    scores: tuple[float, ...]
     prompt_tokens: int

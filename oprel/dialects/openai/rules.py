@@ -13,7 +13,7 @@ from msgspec import Struct
 
 from oprel.errors import InvalidRequestError, UnsupportedError
 
-__all__ = ["CHAT", "COMPLETIONS", "EMBEDDINGS", "ITEMS", "MESSAGES", "RESPONSES", "Rule", "apply"]
+__all__ = ["CHAT", "COMPLETIONS", "EMBEDDINGS", "ITEMS", "MESSAGES", "RERANK", "RESPONSES", "TOKENS", "Rule", "apply"]
 
 
 class Rule(Struct, frozen=True):
@@ -101,6 +101,31 @@ EMBEDDINGS = (
     Rule("dimensions", low=1, high=65536, note="cut to the first so many, and to unit length again"),
     Rule("user", "ignored", note="nobody is told"),
     *_LOADING,
+)
+
+RERANK = (
+    Rule("model", note="a reranker; `@ctx=32k` behind its name is the same as `num_ctx`"),
+    Rule("query"),
+    Rule("documents", note="up to 2,048 texts, or objects with a `text`"),
+    Rule("top_n", low=1, high=_INT32, note="only so many, the best; absent: all"),
+    Rule("return_documents", note="the documents come back with their scores"),
+    *_LOADING,
+    Rule("user", "ignored", note="nobody is told"),
+    Rule("max_tokens_per_doc", "ignored", note="a document that is too long is an error"),
+    Rule("priority", "ignored", note="requests are served in turn"),
+)
+
+# `/tokenize` and `/detokenize`.
+TOKENS = (
+    Rule("model", note="needed: several models may be loaded"),
+    Rule("content", note="the text"),
+    Rule("prompt", note="the same as `content`"),
+    Rule("messages", note="instead of a text: a conversation, in the form that the model reads it"),
+    Rule("add_special", note="the tokens that begin a text as well; default false"),
+    Rule("add_special_tokens", note="the same as `add_special`"),
+    Rule("tokens", note="of `/detokenize`"),
+    Rule("with_pieces", "refused", harmless=(False,), note="ask for the text of each token"),
+    Rule("keep_alive", note="Oprel's own: seconds, or a duration such as `10m`; negative: for ever, as far as may be"),
 )
 
 RESPONSES = (

@@ -14,6 +14,8 @@ __all__ = [
     "ErrorBody",
     "NativeChunk",
     "PromptProgress",
+    "RankRow",
+    "RanksAnswer",
     "TokenRow",
     "ToolCallRow",
     "TopRow",
@@ -168,4 +170,14 @@ class EmbeddingRow(Struct):
 
 class EmbeddingsAnswer(Struct):
     data: tuple[EmbeddingRow, ...]
+    usage: WireUsage | None = None
+
+
+class RankRow(Struct):
+    index: int
+    relevance_score: float
+
+
+class RanksAnswer(Struct):
+    results: list[RankRow]
     usage: WireUsage | None = None

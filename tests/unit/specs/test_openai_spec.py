@@ -11,7 +11,7 @@ from support.upstream_specs import Operation, differences, listed, published
 
 from oprel.dialects.openai import rules
 from oprel.dialects.openai.responses.wire import ResponseBody
-from oprel.dialects.openai.wire import ChatBody, CompletionBody, EmbeddingBody
+from oprel.dialects.openai.wire import ChatBody, CompletionBody, EmbeddingBody, RerankBody, TokensBody
 from oprel.testing import specs
 
 HERE = Path(__file__).parent
@@ -31,9 +31,20 @@ TABLES = {
     "CompletionRequest": (rules.COMPLETIONS, CompletionBody),
     "EmbeddingRequest": (rules.EMBEDDINGS, EmbeddingBody),
     "ResponseRequest": (rules.RESPONSES, ResponseBody),
+    "RerankRequest": (rules.RERANK, RerankBody),
+    "TokensRequest": (rules.TOKENS, TokensBody),
 }
 
-PAGE = (rules.CHAT, rules.COMPLETIONS, rules.EMBEDDINGS, rules.MESSAGES, rules.RESPONSES, rules.ITEMS)
+PAGE = (
+    rules.CHAT,
+    rules.COMPLETIONS,
+    rules.EMBEDDINGS,
+    rules.MESSAGES,
+    rules.RESPONSES,
+    rules.ITEMS,
+    rules.RERANK,
+    rules.TOKENS,
+)
 
 
 def described(name: str) -> dict[str, Any]:
