@@ -46,8 +46,9 @@ class Exchange:
     def events(self) -> Iterator[Any]:
         text = self.body.decode()
         if self.content_type.startswith("text/event-stream"):
-            lines = [piece.removeprefix("data: ") for piece in text.split("\n\n")[:-1]]
-            yield from (json.loads(line) for line in lines if line != "[DONE]")
+            lines = [line for piece in text.split("\n\n")[:-1] for line in piece.split("\n")]
+            told = [line.removeprefix("data: ") for line in lines if line.startswith("data: ")]
+            yield from (json.loads(line) for line in told if line != "[DONE]")
         elif self.content_type.startswith("application/x-ndjson"):
             yield from (json.loads(line) for line in text.split("\n")[:-1])
 
