@@ -47,8 +47,8 @@ class Exchange:
         text = self.body.decode()
         if self.content_type.startswith("text/event-stream"):
             lines = [line for piece in text.split("\n\n")[:-1] for line in piece.split("\n")]
-            told = [line.removeprefix("data: ") for line in lines if line.startswith("data: ")]
-            yield from (json.loads(line) for line in told if line != "[DONE]")
+            lines = [line.removeprefix("data: ") for line in lines if line.startswith("data: ")]
+            yield from (json.loads(line) for line in lines if line != "[DONE]")
         elif self.content_type.startswith("application/x-ndjson"):
             yield from (json.loads(line) for line in text.split("\n")[:-1])
 

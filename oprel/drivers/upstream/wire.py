@@ -86,10 +86,15 @@ class CachedTokens(Struct, gc=False):
     cached_tokens: int | None = None
 
 
+class ThoughtTokens(Struct, gc=False):
+    reasoning_tokens: int | None = None
+
+
 class WireUsage(Struct, gc=False):
     prompt_tokens: int = 0
     completion_tokens: int = 0
     prompt_tokens_details: CachedTokens | None = None
+    completion_tokens_details: ThoughtTokens | None = None
 
 
 class WireTimings(Struct, gc=False):
