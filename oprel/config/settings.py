@@ -47,6 +47,7 @@ class Settings(BaseModel):
     chat_template: str | None = None  # for models that have none
     memory_limit_bytes: int | None = None
     keep_alive: float = 300.0
+    max_keep_alive: float = math.inf  # the most that a request may ask for
     max_loaded: int | None = None
     max_queue: int = 512
     load_timeout: float = 300.0

@@ -88,6 +88,7 @@ SETTINGS: dict[str, Setting] = {
     "chat_template": Setting("chat_template", as_text, "a template's name, or its text"),
     "memory_limit": Setting("memory_limit_bytes", as_size, "a size such as 6GiB", ("MEMORY_LIMIT_BYTES",)),
     "keep_alive": Setting("keep_alive", as_seconds, _TIME, ollama="OLLAMA_KEEP_ALIVE"),
+    "max_keep_alive": Setting("max_keep_alive", as_seconds, _TIME),
     "max_loaded": Setting(
         "max_loaded",
         as_whole(1, zero_means_planned=True),

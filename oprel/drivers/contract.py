@@ -25,6 +25,8 @@ from oprel.schema import (
     LoadOptions,
     Model,
     Plan,
+    Ranking,
+    RerankRequest,
     Support,
     promised,
 )
@@ -84,6 +86,9 @@ class Engine(ABC):
 
     async def embed(self, request: EmbedRequest) -> Embeddings:
         raise NotImplementedError(f"{type(self).__name__} declares no embeddings")
+
+    async def rerank(self, request: RerankRequest) -> Ranking:
+        raise NotImplementedError(f"{type(self).__name__} declares no reranking")
 
     async def tokenize(self, text: str, *, add_special: bool = False) -> tuple[int, ...]:
         raise NotImplementedError(f"{type(self).__name__} declares no tokenizer")

@@ -185,6 +185,7 @@ class Choices:
                 prompt=sum(finish.usage.prompt for finish in prompts),
                 completion=sum(finish.usage.completion for finish in finishes),
                 cached=sum(finish.usage.cached for finish in prompts),
+                reasoning=_sum(finish.usage.reasoning for finish in finishes),
             ),
             timings=Timings(
                 prompt_s=_longest(finish.timings.prompt_s for finish in finishes),
@@ -216,6 +217,12 @@ def _shifted(request: GenerateRequest, choice: int) -> GenerateRequest:
         return request
     shifted = seed + choice if seed + choice < _SEEDS else seed - choice
     return msgspec.structs.replace(request, sampling=msgspec.structs.replace(request.sampling, seed=shifted))
+
+
+def _sum(counts: Iterable[int | None]) -> int | None:
+    """None where one of them isn't known."""
+    known = list(counts)
+    return None if None in known else sum(count for count in known if count is not None)
 
 
 def _longest(times: Iterable[float | None]) -> float | None:

@@ -11,8 +11,8 @@ from oprel.schema import LoadOptions, Model
 
 __all__ = ["NEEDS", "Need", "check_engine", "check_model", "check_undamaged"]
 
-Need = Literal["chat", "complete", "embed", "load"]
-NEEDS = ("chat", "complete", "embed", "load")
+Need = Literal["chat", "complete", "embed", "rerank", "load"]
+NEEDS = ("chat", "complete", "embed", "rerank", "load")
 
 
 def check_undamaged(model: Model) -> None:
@@ -25,6 +25,12 @@ def check_model(model: Model, need: str, *, load: LoadOptions, settings: Setting
     capabilities aren't known (a remote one) is left to its engine."""
     if not model.capabilities or need == "load":
         return
+    if need == "rerank":
+        if model.pooling != "rank":
+            raise _unsupported(model, need, "doesn't rank documents: choose a model that was made for it")
+        return
+    if need == "embed" and model.pooling == "rank":
+        raise _unsupported(model, need, "ranks documents and makes no embeddings: choose an embedding model")
     if need == "embed":
         if not model.is_embedding:
             raise _unsupported(model, need, "makes text and no embeddings: choose an embedding model")

@@ -105,9 +105,10 @@ class Scheduler:
     ) -> AbstractAsyncContextManager[Lease]:
         """A slot of the engine for `model`, from the moment that it is free to the end of the block.
 
-        `need`: "chat", "complete", "embed", or "load" (any use; takes no slot, and keeps the engine meanwhile).
-        `keep_alive` (seconds, inf for ever, 0: unload when the request ends) stays the model's until a request says
-        otherwise; None: what it has, or the setting. `client` is whom to be fair to. Entering raises
+        `need`: "chat", "complete", "embed", "rerank", or "load" (any use; takes no slot, and keeps the engine
+        meanwhile). `keep_alive` (seconds, inf for ever, 0: unload when the request ends) stays the model's until a
+        request says otherwise, and is at most the setting `max_keep_alive`; None: what it has, or the setting.
+        `client` is whom to be fair to. Entering raises
         ModelNotFoundError, InvalidNameError, ModelDamagedError, UnsupportedError, BusyError,
         InsufficientMemoryError, DriverUnavailableError or EngineStartError. Cancelling, while it waits or later,
         gives everything back.
@@ -265,7 +266,7 @@ class Scheduler:
             takes_slot=leasing.need != "load",
             wanted=leasing.load,
             options=fit.merged(leasing.load, self._settings, model),
-            keep_alive_s=leasing.keep_alive_s,
+            keep_alive_s=_within(leasing.keep_alive_s, self._settings.max_keep_alive),
         )
         try:
             granted = await self._owner.ask(asked, model, driver)
@@ -282,7 +283,7 @@ class Scheduler:
             plan=engine.plan,
             load_s=load_s,
             queued_s=max(0.0, self._clock.monotonic() - arrived - load_s),
-            warnings=_warnings(granted, leasing.load),
+            warnings=(*_warnings(granted, leasing.load), *_capped(leasing.keep_alive_s, self._settings.max_keep_alive)),
         )
 
     def _give_back(self, asked: Asked, *, is_well: bool) -> None:
@@ -324,6 +325,16 @@ class _Leasing(AbstractAsyncContextManager[Lease]):
 def _digests(model: Model) -> tuple[str, ...]:
     """What makes two models the same to an engine; a model without files (a remote one) is only like itself."""
     return tuple(f"{file.role}:{file.digest}" for file in model.files) or (model.digest,)
+
+
+def _within(keep_alive_s: float | None, most_s: float) -> float | None:
+    return None if keep_alive_s is None else min(keep_alive_s, most_s)
+
+
+def _capped(keep_alive_s: float | None, most_s: float) -> tuple[events.Warning, ...]:
+    if keep_alive_s is None or keep_alive_s <= most_s:
+        return ()
+    return (events.Warning("keep_alive_capped", f"the model stays loaded for {most_s:g} s, the most that is allowed"),)
 
 
 def _warnings(granted: Granted, wanted: LoadOptions) -> tuple[events.Warning, ...]:

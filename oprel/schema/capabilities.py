@@ -6,6 +6,7 @@ import msgspec
 from msgspec import Struct
 
 from oprel.schema.models import Model
+from oprel.schema.requests import NamedTool, ToolChoice
 
 __all__ = ["ALL_SAMPLING", "Capabilities", "promised"]
 
@@ -43,6 +44,11 @@ class Capabilities(Struct, frozen=True):
         """What can be done, by name, in the order of the fields."""
         return tuple(name for name in self.__struct_fields__ if getattr(self, name) is True)
 
+    def can_call(self, choice: ToolChoice | None) -> bool:
+        """Whether tools may be asked for with that choice: a call that must come can be forced by its schema, even
+        where the model's template knows no tools."""
+        return self.tools or (self.json_schema and (choice == "required" or isinstance(choice, NamedTool)))
+
 
 # A capability, and the word that a model has for it. What has no word here is the engine's own to give.
 _WORDS = {
@@ -71,7 +77,7 @@ def promised(model: Model, most: Capabilities | None = None) -> Capabilities:
     has_template = model.remote is not None or model.chat_form is not None
     return msgspec.structs.replace(
         limits if makes_text else Capabilities(tokenize=limits.tokenize),
-        **said,
+        **{**said, "embed": said["embed"] and model.pooling != "rank"},
         chat=makes_text and limits.chat and has_template,
         rerank=limits.rerank and model.pooling == "rank",
         lora=limits.lora and any(file.role == "adapter" for file in model.files),

@@ -12,6 +12,7 @@ __all__ = [
     "Finish",
     "FinishReason",
     "Progress",
+    "Ranking",
     "Text",
     "Thinking",
     "Timings",
@@ -80,11 +81,13 @@ class Progress(Struct, frozen=True, tag="progress", gc=False):
 
 
 class Usage(Struct, frozen=True, gc=False):
-    """Tokens. `prompt` includes `cached`, which the engine didn't have to read again."""
+    """Tokens. `prompt` includes `cached`, which the engine didn't have to read again; `completion` includes
+    `reasoning`, the thinking's own (None: not counted apart)."""
 
     prompt: int
     completion: int
     cached: int = 0
+    reasoning: int | None = None
 
 
 class Timings(Struct, frozen=True, gc=False):
@@ -111,4 +114,11 @@ class Embeddings(Struct, frozen=True):
     """`vectors`: one per input, float32 values, all of one length. `prompt_tokens` is the sum over inputs."""
 
     vectors: tuple[tuple[float, ...], ...]
+    prompt_tokens: int
+
+
+class Ranking(Struct, frozen=True):
+    """`scores`: one per document, higher is better; their scale is the model's own. `prompt_tokens` is the sum."""
+
+    scores: tuple[float, ...]
     prompt_tokens: int

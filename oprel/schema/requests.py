@@ -22,6 +22,7 @@ __all__ = [
     "LoadOptions",
     "NamedTool",
     "OutputFormat",
+    "RerankRequest",
     "Sampling",
     "Thinking",
     "ToolChoice",
@@ -135,3 +136,10 @@ class EmbedRequest(Struct, frozen=True):
 
     inputs: tuple[str | tuple[int, ...], ...]
     normalize: bool = True
+
+
+class RerankRequest(Struct, frozen=True):
+    """How well does each document answer the query? One score is told for each, in their order."""
+
+    query: str
+    documents: tuple[str, ...]

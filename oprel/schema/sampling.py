@@ -11,12 +11,12 @@ import msgspec
 from oprel.schema.models import Model
 from oprel.schema.requests import Sampling
 
-__all__ = ["filled", "from_model", "load_from_model"]
+__all__ = ["LOAD_OPTIONS", "SAMPLING_OPTIONS", "filled", "from_model", "load_from_model"]
 
 _INT_MAX = 2**31 - 1
 
 # Ollama's option names, which manifests use: our field, its type, and the range within which a value is taken.
-_SAMPLING: dict[str, tuple[str, type, float, float]] = {
+SAMPLING_OPTIONS: dict[str, tuple[str, type, float, float]] = {
     "num_predict": ("max_tokens", int, 0, _INT_MAX),
     "temperature": ("temperature", float, 0, 100),
     "top_p": ("top_p", float, 0, 1),
@@ -29,7 +29,7 @@ _SAMPLING: dict[str, tuple[str, type, float, float]] = {
     "frequency_penalty": ("frequency_penalty", float, -100, 100),
     "seed": ("seed", int, 0, 2**63 - 1),
 }
-_LOAD: dict[str, tuple[str, type, float, float]] = {
+LOAD_OPTIONS: dict[str, tuple[str, type, float, float]] = {
     "num_ctx": ("context_tokens", int, 4, _INT_MAX),
     "num_batch": ("batch_tokens", int, 1, _INT_MAX),
     "num_gpu": ("gpu_layers", int, 0, _INT_MAX),
@@ -42,7 +42,7 @@ _LOAD: dict[str, tuple[str, type, float, float]] = {
 def from_model(model: Model) -> dict[str, Any]:
     """The model's own parameters (its manifest's params layer) as fields of Sampling. What isn't of its type or
     within its range is left out: whoever made the model isn't here to be told."""
-    fields = _read(model, _SAMPLING)
+    fields = _read(model, SAMPLING_OPTIONS)
     stops = dict(model.parameters).get("stop")
     if isinstance(stops, str):
         stops = (stops,)
@@ -53,7 +53,7 @@ def from_model(model: Model) -> dict[str, Any]:
 
 def load_from_model(model: Model) -> dict[str, Any]:
     """The model's own parameters as fields of LoadOptions; its context is at most what it was trained for."""
-    fields = _read(model, _LOAD)
+    fields = _read(model, LOAD_OPTIONS)
     if "context_tokens" in fields and model.context_tokens is not None:
         fields["context_tokens"] = min(fields["context_tokens"], model.context_tokens)
     return fields

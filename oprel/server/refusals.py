@@ -17,6 +17,9 @@ __all__ = ["Header", "Refusal", "refusal", "unknown_route"]
 
 Header = tuple[bytes, bytes]
 
+# What OpenAI-compatible servers have beside `/v1`.
+_BESIDE = frozenset({"/rerank", "/tokenize", "/detokenize"})
+
 
 class Refusal:
     """A whole small answer; an ASGI app that gives it, and the framework's form of it."""
@@ -58,7 +61,7 @@ def unknown_route(error: HTTPException, path: str) -> Refusal:
 
 
 def _is_openai(path: str) -> bool:
-    return path == "/v1" or path.startswith("/v1/")
+    return path == "/v1" or path.startswith("/v1/") or path in _BESIDE
 
 
 def _openai_body(message: str) -> bytes:

@@ -41,6 +41,8 @@ from oprel.schema import (
     LoadOptions,
     Model,
     Plan,
+    Ranking,
+    RerankRequest,
     Support,
     Timings,
     Usage,
@@ -63,6 +65,7 @@ _CHAT = Capabilities(
     sampling=ALL_SAMPLING,
 )
 _EMBED = Capabilities(embed=True, tokenize=True)
+_RANK = Capabilities(rerank=True, tokenize=True)
 
 
 class Call:
@@ -85,7 +88,8 @@ class ScriptedEngine(BaseEngine):
     """`calls` in order of arrival; `running` and `most_running` count requests; `is_stopped` after `stop`."""
 
     def __init__(self, plan: Plan, script: Script, *, clock: Clock, stall_timeout_s: float = 60.0) -> None:
-        base = script.capabilities or (_EMBED if plan.embedding else _CHAT)
+        embedding = _RANK if "rank" in plan.argv else _EMBED
+        base = script.capabilities or (embedding if plan.embedding else _CHAT)
         self.plan = plan
         self.script = script
         self.capabilities = msgspec.structs.replace(base, context_tokens=plan.context_tokens)
@@ -114,6 +118,14 @@ class ScriptedEngine(BaseEngine):
             vectors = tuple(vector(text, self.script.dimensions, request.normalize) for text in request.inputs)
             call.tokens = sum(_count(text) for text in request.inputs)
             return Embeddings(vectors, prompt_tokens=call.tokens)
+
+    async def rerank(self, request: RerankRequest) -> Ranking:
+        """By the share of the query's words that a document has."""
+        if not self.capabilities.rerank:
+            raise _unsupported("rerank", self.plan)
+        query = set(request.query.split())
+        scores = tuple(len(query & set(document.split())) / max(1, len(query)) for document in request.documents)
+        return Ranking(scores, sum(_count(document) for document in request.documents))
 
     async def tokenize(self, text: str, *, add_special: bool = False) -> tuple[int, ...]:
         return (*((256,) if add_special else ()), *text.encode())
@@ -294,6 +306,8 @@ class ScriptedDriver(Driver):
     def capabilities(self, model: Model, hardware: Hardware) -> Capabilities:
         script = self.script_of(model.name)
         base = script.capabilities or (_EMBED if model.is_embedding else _CHAT)
+        if model.pooling == "rank" and script.capabilities is None:
+            base = _RANK
         return msgspec.structs.replace(base, context_tokens=model.context_tokens)
 
     def supports(self, model: Model) -> Support:
@@ -331,7 +345,7 @@ class ScriptedDriver(Driver):
             context_tokens=context,
             slots=slots,
             threads=options.threads or 1,
-            argv=("scripted", "{socket}"),
+            argv=("scripted", "{socket}", *(("--pooling", "rank") if model.pooling == "rank" else ())),
             device="gpu+cpu" if on_gpu and on_cpu else "gpu" if on_gpu else "cpu",
             embedding=model.is_embedding,
             reasons=(

@@ -21,6 +21,7 @@ from oprel.server.documents import load, specs_dir
 __all__ = ["SpecError", "knows", "load", "operation", "specs_dir", "validate", "validate_event", "validate_request"]
 
 _JSON = "application/json"
+_PARAMETER = re.compile(r"\{[^}]*\}")
 _STREAMS = ("text/event-stream", "application/x-ndjson")
 
 Json = Any
@@ -84,18 +85,17 @@ def _responses(document: str, path: str, method: str) -> tuple[str, dict[str, An
 
 
 def _template(loaded: dict[str, Any], path: str) -> str | None:
-    """A path without parameters is preferred to one with."""
+    """The one that says most of the path: a parameter may hold slashes."""
     base = urlsplit(loaded.get("servers", [{"url": ""}])[0]["url"]).path.rstrip("/")
     relative = path.removeprefix(base) if base and path.startswith(f"{base}/") else path
     relative = relative.partition("?")[0]
-    if relative in loaded["paths"]:
-        return relative
-    return next((template for template in loaded["paths"] if _pattern(template).fullmatch(relative)), None)
+    fitting = [template for template in loaded["paths"] if _pattern(template).fullmatch(relative)]
+    return max(fitting, key=lambda template: len(_PARAMETER.sub("", template)), default=None)
 
 
 @cache
 def _pattern(template: str) -> re.Pattern[str]:
-    pieces = re.split(r"\{[^}]*\}", template)
+    pieces = _PARAMETER.split(template)
     return re.compile(".+".join(re.escape(piece) for piece in pieces))
 
 

@@ -242,7 +242,7 @@ def _keys(schema: Schema) -> list[str]:
     for name in _DISCRIMINATORS:
         values = _values(schema.get("properties", {}).get(name, {}))
         if values:
-            return [f"{name}={value}" for value in sorted(values)]
+            return [f"{name}={value}" for value in sorted(value for value in values if value is not None)]
     return [""]
 
 

@@ -35,7 +35,16 @@ from oprel.dialects.openai.wire import (
 from oprel.schema import Event, Finish, Plan, Text, TokenLogprob, ToolCallDelta, Usage
 from oprel.schema.events import Thinking
 
-__all__ = ["ChatStream", "CompletionStream", "Label", "chat_answer", "completion_answer", "label"]
+__all__ = [
+    "ChatStream",
+    "CompletionStream",
+    "Label",
+    "call_id",
+    "chat_answer",
+    "completion_answer",
+    "label",
+    "logprob_entries",
+]
 
 _encode = msgspec.json.Encoder().encode
 _DONE = b"data: [DONE]\n\n"
@@ -73,7 +82,7 @@ class _Collected:
         call = self.calls.get(event.call)
         if call is None:
             function = FunctionCall(event.name or "", event.arguments)
-            self.calls[event.call] = ToolCallAnswer(event.id or _call_id(), "function", function)
+            self.calls[event.call] = ToolCallAnswer(event.id or call_id(), "function", function)
         else:
             call.function.arguments += event.arguments
 
@@ -101,7 +110,6 @@ def _collect(events: Iterable[Event], choices: int) -> tuple[list[_Collected], F
 
 def chat_answer(events: Iterable[Event], label: Label, *, choices: int, has_logprobs: bool) -> bytes:
     collected, finish = _collect(events, choices)
-    has_thinking = any(choice.thinking for choice in collected)
     answer = ChatAnswer(
         id=label.id,
         object="chat.completion",
@@ -112,12 +120,12 @@ def chat_answer(events: Iterable[Event], label: Label, *, choices: int, has_logp
             ChatChoice(
                 index=index,
                 message=_message(choice),
-                logprobs=ChoiceLogprobs(_entries(choice.logprobs)) if has_logprobs else None,
+                logprobs=ChoiceLogprobs(logprob_entries(choice.logprobs)) if has_logprobs else None,
                 finish_reason=_reason(reason, has_calls=bool(choice.calls)),
             )
             for index, (choice, reason) in enumerate(zip(collected, finish.reasons, strict=True))
         ],
-        usage=_usage(finish.usage, has_thinking=has_thinking),
+        usage=_usage(finish.usage),
     )
     return _encode(answer)
 
@@ -152,12 +160,12 @@ def completion_answer(
             )
             for index, (choice, prefix, reason) in enumerate(zip(collected, prefixes, finish.reasons, strict=True))
         ],
-        usage=_usage(finish.usage, has_thinking=False),
+        usage=_usage(finish.usage),
     )
     return _encode(answer)
 
 
-def _entries(logprobs: Iterable[TokenLogprob]) -> list[LogprobEntry]:
+def logprob_entries(logprobs: Iterable[TokenLogprob]) -> list[LogprobEntry]:
     return [
         LogprobEntry(
             token=entry.token,
@@ -181,14 +189,14 @@ def _legacy(logprobs: Iterable[TokenLogprob], top: int, offset: int) -> LegacyLo
     return found
 
 
-def _usage(usage: Usage, *, has_thinking: bool) -> UsageBody:
-    """Thinking isn't counted apart by engines: what isn't known isn't told."""
+def _usage(usage: Usage) -> UsageBody:
+    """What isn't known isn't told."""
     return UsageBody(
         prompt_tokens=usage.prompt,
         completion_tokens=usage.completion,
         total_tokens=usage.prompt + usage.completion,
         prompt_tokens_details=PromptDetails(usage.cached),
-        completion_tokens_details=CompletionDetails(UNSET if has_thinking else 0),
+        completion_tokens_details=CompletionDetails(UNSET if usage.reasoning is None else usage.reasoning),
     )
 
 
@@ -196,7 +204,7 @@ def _reason(reason: str, *, has_calls: bool) -> str:
     return "tool_calls" if has_calls and reason == "stop" else reason
 
 
-def _call_id() -> str:
+def call_id() -> str:
     return f"call_{secrets.token_hex(12)}"
 
 
@@ -227,7 +235,6 @@ class ChatStream:
         self._texts = [opening + b'{"content":' for opening in self._openings]
         self._text_end = b'},"logprobs":null,"finish_reason":null}' + self._end
         self._calls: set[tuple[int, int]] = set()
-        self._has_thinking = False
 
     def start(self) -> bytes:
         """The first delta of each choice, which says whose turn it is."""
@@ -252,12 +259,11 @@ class ChatStream:
         return b"".join(parts)
 
     def _text_with_logprobs(self, event: Text, logprobs: tuple[TokenLogprob, ...]) -> bytes:
-        told = _encode(ChoiceLogprobs(_entries(logprobs)))
+        told = _encode(ChoiceLogprobs(logprob_entries(logprobs)))
         middle = b'},"logprobs":%s,"finish_reason":null}' % told
         return self._texts[event.index] + _encode(event.text) + middle + self._end
 
     def _thinking(self, event: Thinking) -> bytes:
-        self._has_thinking = True
         text = _encode(event.text)
         opening = self._openings[event.index]
         return b'%s{"reasoning_content":%s,"reasoning":%s%s' % (opening, text, text, self._text_end)
@@ -267,7 +273,7 @@ class ChatStream:
         piece = ToolCallPiece(event.call, FunctionPiece(event.arguments))
         if key not in self._calls:
             self._calls.add(key)
-            piece.id, piece.type = event.id or _call_id(), "function"
+            piece.id, piece.type = event.id or call_id(), "function"
             piece.function.name = event.name or ""
         return b'%s{"tool_calls":[%s]%s' % (self._openings[event.index], _encode(piece), self._text_end)
 
@@ -278,7 +284,7 @@ class ChatStream:
             told = _encode(_reason(reason, has_calls=has_calls))
             parts.append(b'%s{},"logprobs":null,"finish_reason":%s}%s' % (self._openings[index], told, self._end))
         if self._include_usage:
-            usage = _encode(_usage(event.usage, has_thinking=self._has_thinking))
+            usage = _encode(_usage(event.usage))
             parts.append(b'%s],"usage":%s}\n\n' % (self._envelope, usage))
         parts.append(_DONE)
         return b"".join(parts)
@@ -334,6 +340,6 @@ class CompletionStream:
             for index, reason in enumerate(event.reasons)
         ]
         if self._include_usage:
-            parts.append(b'%s],"usage":%s}\n\n' % (self._envelope, _encode(_usage(event.usage, has_thinking=False))))
+            parts.append(b'%s],"usage":%s}\n\n' % (self._envelope, _encode(_usage(event.usage))))
         parts.append(_DONE)
         return b"".join(parts)

@@ -13,13 +13,25 @@ import msgspec
 
 from oprel.dialects.exchange import Answer, Head, Waiting
 from oprel.dialects.headers import Headers, Told, json_headers, oprel_headers
-from oprel.drivers import EventStream
+from oprel.drivers import Engine, EventStream
 from oprel.errors import EngineFailedError
-from oprel.schema import Event, Finish, Progress, Text, ToolCallDelta, events
+from oprel.schema import Event, Finish, Progress, Text, ToolCallDelta, Usage, events
 
-__all__ = ["Encoder", "muted", "streamed", "unknown_fields", "waiting", "whole"]
+__all__ = [
+    "SSE",
+    "Encoder",
+    "beginning",
+    "check_finished",
+    "muted",
+    "streamed",
+    "unknown_fields",
+    "waiting",
+    "warnings_of",
+    "whole",
+    "with_reasoning_counted",
+]
 
-_SSE: Headers = (
+SSE: Headers = (
     (b"content-type", b"text/event-stream; charset=utf-8"),
     (b"cache-control", b"no-cache"),
     (b"x-accel-buffering", b"no"),
@@ -37,21 +49,21 @@ class Encoder(Protocol):
 
 def waiting(every_s: float) -> Waiting:
     """What an answer that will be streamed says first, so that a client isn't left without a sign of life."""
-    return Waiting(Head(200, _SSE), every_s)
+    return Waiting(Head(200, SSE), every_s)
 
 
 async def streamed(
     stream: AsyncIterator[tuple[Event, ...]], encoder: Encoder, told: Told, warnings: Iterable[events.Warning]
 ) -> Answer:
-    held = await _beginning(stream)
-    yield Head(200, _SSE + oprel_headers(told, (*warnings, *_warnings(held))))
+    held = await beginning(stream)
+    yield Head(200, SSE + oprel_headers(told, (*warnings, *warnings_of(held))))
     yield encoder.start() + encoder.encode(held)
     last = held
     async for batch in stream:
         last = batch
         if chunk := encoder.encode(batch):
             yield chunk
-    _check_finished(last, told)
+    check_finished(last, told)
 
 
 async def whole(
@@ -63,9 +75,9 @@ async def whole(
     collected: list[Event] = []
     async for batch in stream:
         collected += batch
-    _check_finished(tuple(collected), told)
+    check_finished(tuple(collected), told)
     body = encode(collected)
-    yield Head(200, json_headers(body) + oprel_headers(told, (*warnings, *_warnings(collected))))
+    yield Head(200, json_headers(body) + oprel_headers(told, (*warnings, *warnings_of(collected))))
     yield body
 
 
@@ -80,11 +92,34 @@ async def muted(stream: EventStream) -> EventStream:
                 yield kept
 
 
+async def with_reasoning_counted(stream: EventStream, engine: Engine) -> EventStream:
+    """The same answer, the tokens of its thinking counted by the engine's tokenizer where the engine didn't count them
+    apart; not known where it has none."""
+    thoughts: dict[int, list[str]] = {}
+    async with aclosing(stream):
+        async for batch in stream:
+            for event in batch:
+                if type(event) is events.Thinking:
+                    thoughts.setdefault(event.index, []).append(event.text)
+            finish = batch[-1] if batch else None
+            if isinstance(finish, Finish) and finish.usage.reasoning is None:
+                usage = await _reasoning_counted(finish.usage, thoughts, engine)
+                batch = (*batch[:-1], msgspec.structs.replace(finish, usage=usage))
+            yield batch
+
+
+async def _reasoning_counted(usage: Usage, thoughts: dict[int, list[str]], engine: Engine) -> Usage:
+    if thoughts and not engine.capabilities.tokenize:
+        return usage
+    counts = [len(await engine.tokenize("".join(texts))) for texts in thoughts.values()]
+    return msgspec.structs.replace(usage, reasoning=min(sum(counts), usage.completion))
+
+
 def unknown_fields(paths: Iterable[str]) -> tuple[events.Warning, ...]:
     return tuple(events.Warning("unknown_field", f"'{path}' is not known and was ignored") for path in paths)
 
 
-async def _beginning(stream: AsyncIterator[tuple[Event, ...]]) -> tuple[Event, ...]:
+async def beginning(stream: AsyncIterator[tuple[Event, ...]]) -> tuple[Event, ...]:
     """All events up to the first that is part of the answer, and what came with it."""
     held: tuple[Event, ...] = ()
     async for batch in stream:
@@ -94,7 +129,7 @@ async def _beginning(stream: AsyncIterator[tuple[Event, ...]]) -> tuple[Event, .
     return held
 
 
-def _warnings(held: Iterable[Event]) -> tuple[events.Warning, ...]:
+def warnings_of(held: Iterable[Event]) -> tuple[events.Warning, ...]:
     return tuple(event for event in held if isinstance(event, events.Warning))
 
 
@@ -105,6 +140,6 @@ def _muted(event: Event) -> Event:
     return msgspec.structs.replace(event, reasons=("length",) * len(event.reasons), usage=usage)
 
 
-def _check_finished(last: tuple[Event, ...], told: Told) -> None:
+def check_finished(last: tuple[Event, ...], told: Told) -> None:
     if not last or not isinstance(last[-1], Finish):
         raise EngineFailedError("the engine's answer broke off before its end: ask again", driver=told.plan.driver)

@@ -14,6 +14,7 @@ from oprel.dialects.exchange import Answer, Head
 from oprel.dialects.headers import json_headers, oprel_headers
 from oprel.dialects.openai.body import read
 from oprel.dialects.openai.delivery import unknown_fields
+from oprel.dialects.openai.loading import loading
 from oprel.dialects.openai.requests import embed_request, keep_alive_s
 from oprel.dialects.openai.wire import EmbeddingAnswer, EmbeddingBody, EmbeddingItem, EmbeddingUsage
 from oprel.errors import InvalidRequestError
@@ -32,10 +33,15 @@ async def embeddings(services: Services, raw: bytes, client: str) -> Answer:
     body = found.body
     asked = embed_request(body)
     keep_alive = keep_alive_s(body.keep_alive)
-    async with services.scheduler.lease(body.model, need="embed", keep_alive=keep_alive, client=client) as lease:
+    loaded = loading(body.model, body.num_ctx, body.options)
+    async with services.scheduler.lease(
+        loaded.name, need="embed", load=loaded.load, keep_alive=keep_alive, client=client
+    ) as lease:
         made = await lease.engine.embed(asked)
         content = msgspec.json.encode(_answer(made, body))
-        yield Head(200, json_headers(content) + oprel_headers(lease, unknown_fields(found.unknown)))
+        yield Head(
+            200, json_headers(content) + oprel_headers(lease, (*loaded.warnings, *unknown_fields(found.unknown)))
+        )
         yield content
 
 

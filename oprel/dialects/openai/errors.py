@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Mapping
 
 import msgspec
 from msgspec import Struct
@@ -39,6 +40,7 @@ KINDS = {
     "authentication": Row(401, "authentication_error", "invalid_api_key"),
     "permission": Row(403, "permission_error", "permission_denied"),
     "not_found": Row(404, code="model_not_found"),
+    "unknown_response": Row(404, code="response_not_found"),
     "busy": Row(503, "server_error", "server_busy"),
     "client_gone": Row(499, "server_error", "client_gone"),
     "memory": Row(500, "server_error", "insufficient_memory", is_final=True),
@@ -70,10 +72,12 @@ PARAMS = {
 
 
 class OpenAIErrors:
-    """An `ErrorRenderer`. `prompt` is the field that carries the prompt of the endpoint it serves."""
+    """An `ErrorRenderer`. `prompt` is the field that carries the prompt of the endpoint it serves; `params` says where
+    its other fields differ from the chat's."""
 
-    def __init__(self, prompt: str = "messages") -> None:
+    def __init__(self, prompt: str = "messages", params: Mapping[str, str] | None = None) -> None:
         self._prompt = prompt
+        self._params = {**PARAMS, **(params or {})}
 
     def whole(self, error: OprelError) -> tuple[Head, bytes]:
         row = KINDS.get(error.kind, KINDS["internal"])
@@ -101,7 +105,7 @@ class OpenAIErrors:
         if isinstance(error, ContextLengthError):
             return self._prompt
         if isinstance(error, UnsupportedError):
-            return error.param or PARAMS.get(error.capability, "model")
+            return error.param or self._params.get(error.capability, "model")
         if error.kind == "not_found":
             return "model"
         return error.param if isinstance(error, InvalidRequestError) else None

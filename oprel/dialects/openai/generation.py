@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncGenerator
+from collections.abc import AsyncGenerator, Callable
 from contextlib import AbstractAsyncContextManager, aclosing, asynccontextmanager
 from functools import partial
 from typing import TYPE_CHECKING
@@ -10,7 +10,8 @@ from typing import TYPE_CHECKING
 from oprel.dialects.exchange import Answer
 from oprel.dialects.openai.answers import ChatStream, CompletionStream, chat_answer, completion_answer, label
 from oprel.dialects.openai.body import read
-from oprel.dialects.openai.delivery import muted, streamed, unknown_fields, waiting, whole
+from oprel.dialects.openai.delivery import muted, streamed, unknown_fields, waiting, whole, with_reasoning_counted
+from oprel.dialects.openai.loading import Loading
 from oprel.dialects.openai.requests import (
     Prompts,
     chat_request,
@@ -29,7 +30,7 @@ if TYPE_CHECKING:
     from oprel.dialects.services import Services
     from oprel.scheduler import Lease
 
-__all__ = ["chat_completions", "completions"]
+__all__ = ["chat_completions", "completions", "generating"]
 
 Generating = ChatRequest | CompletionRequest
 
@@ -42,7 +43,10 @@ async def chat_completions(services: Services, raw: bytes, client: str) -> Answe
     warnings = (*unknown_fields(found.unknown), *asked.warnings)
     if body.stream:
         yield waiting(services.settings.ping_interval)
-    async with _generating(services, (asked.request,), n, body=body, client=client) as (lease, stream):
+    keep_alive = keep_alive_s(body.keep_alive)
+    async with generating(
+        services, (asked.request,), n, loading=asked.loading, keep_alive=keep_alive, client=client
+    ) as (lease, stream):
         named = label("chatcmpl", body.model, lease.plan)
         if body.stream:
             encoder = ChatStream(named, choices=n, include_usage=include_usage(body))
@@ -63,7 +67,10 @@ async def completions(services: Services, raw: bytes, client: str) -> Answer:
     warnings = (*unknown_fields(found.unknown), *asked.warnings)
     if body.stream:
         yield waiting(services.settings.ping_interval)
-    async with _generating(services, asked.requests, asked.n, body=body, client=client) as (lease, stream):
+    keep_alive = keep_alive_s(body.keep_alive)
+    async with generating(
+        services, asked.requests, asked.n, loading=asked.loading, keep_alive=keep_alive, client=client
+    ) as (lease, stream):
         named = label("cmpl", body.model, lease.plan)
         prefixes = await _echoes(asked, lease)
         if body.stream:
@@ -84,32 +91,43 @@ async def completions(services: Services, raw: bytes, client: str) -> Answer:
 
 
 @asynccontextmanager
-async def _generating(
-    services: Services, requests: tuple[Generating, ...], n: int, *, body: ChatBody | CompletionBody, client: str
+async def generating(
+    services: Services,
+    requests: tuple[Generating, ...],
+    n: int = 1,
+    *,
+    loading: Loading,
+    keep_alive: float | None,
+    client: str,
+    on_settled: Callable[[Generating], None] | None = None,
 ) -> AsyncGenerator[tuple[Lease, EventStream], None]:
-    """A lease, and the events of all choices: `n` for each request."""
+    """A lease, and the events of all choices: `n` for each request. `on_settled` learns what each engine is sent."""
 
     def source() -> AbstractAsyncContextManager[Lease]:
-        return services.scheduler.lease(body.model, need=need, keep_alive=keep_alive, client=client)
+        return services.scheduler.lease(
+            loading.name, need=need, load=loading.load, keep_alive=keep_alive, client=client
+        )
 
     def prepare(request: Generating, lease: Lease) -> Generating:
-        return settled(
+        request = settled(
             request,
-            name=body.model,
+            name=loading.name,
             model=lease.model,
             driver=lease.plan.driver,
             capabilities=lease.engine.capabilities,
             time_limit_s=services.settings.request_time_limit,
         )
+        if on_settled is not None:
+            on_settled(request)
+        return request
 
     need = "chat" if isinstance(requests[0], ChatRequest) else "complete"
-    keep_alive = keep_alive_s(body.keep_alive)
     async with Choices(source, requests, n, prepare=prepare) as choices:
         stream = choices.events()
         if requests[0].sampling.max_tokens == 0:
             stream = muted(stream)
-        async with aclosing(stream):
-            yield choices.lease, stream
+        async with aclosing(with_reasoning_counted(stream, choices.lease.engine)) as counted:
+            yield choices.lease, counted
 
 
 async def _echoes(asked: Prompts, lease: Lease) -> tuple[str, ...]:

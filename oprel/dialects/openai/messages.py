@@ -21,7 +21,7 @@ from oprel.dialects.openai.wire import (
 from oprel.errors import InvalidRequestError, UnsupportedError
 from oprel.schema import AudioPart, ImagePart, Message, Part, Role, TextPart, ToolCall
 
-__all__ = ["conversation"]
+__all__ = ["check_images", "conversation", "image_of_url", "json_arguments"]
 
 _ROLES: dict[str, Role] = {
     "system": "system",
@@ -39,12 +39,40 @@ def conversation(bodies: Sequence[MessageBody]) -> tuple[Message, ...]:
         raise InvalidRequestError("'messages' is empty: send at least one message", param="messages")
     names: dict[str, str] = {}
     messages = tuple(_message(body, f"messages[{at}]", names) for at, body in enumerate(bodies))
+    check_images(messages, param="messages")
+    return messages
+
+
+def check_images(messages: Sequence[Message], *, param: str) -> None:
     images = sum(isinstance(part, ImagePart) for message in messages for part in message.content)
     if images > MAX_IMAGES:
+        raise InvalidRequestError(f"'{param}' holds {images} images; at most {MAX_IMAGES} are allowed", param=param)
+
+
+def image_of_url(url: str, path: str) -> ImagePart:
+    """The image in a data: URL; `path` is the field that has it."""
+    head, comma, payload = url.partition(",")
+    if not head[:5].lower() == "data:":
         raise InvalidRequestError(
-            f"'messages' holds {images} images; at most {MAX_IMAGES} are allowed", param="messages"
+            f"'{path}' must be a data: URL with the image in base64: images are not fetched from elsewhere", param=path
         )
-    return messages
+    if not comma or not head.lower().endswith(";base64"):
+        raise InvalidRequestError(f"'{path}' must be of the form data:image/png;base64,…", param=path)
+    data = decoded_base64(payload, param=path)
+    return ImagePart(data, checked_image(data, param=path))
+
+
+def json_arguments(text: str, path: str) -> str:
+    """Empty is what clients keep of a call without arguments. Engines fail on what isn't one JSON object."""
+    if not text.strip():
+        return "{}"
+    try:
+        msgspec.json.decode(text, type=dict[str, Any])
+    except (msgspec.DecodeError, RecursionError) as error:
+        raise InvalidRequestError(
+            f"'{path}' must be a string that holds one JSON object: {error}", param=path
+        ) from error
+    return text
 
 
 def _message(body: MessageBody, path: str, names: dict[str, str]) -> Message:
@@ -110,16 +138,7 @@ def _part(part: Content, role: str, path: str) -> Part:
 def _image(part: ImageContent, path: str) -> ImagePart:
     is_bare = isinstance(part.image_url, str)
     url = part.image_url if isinstance(part.image_url, str) else part.image_url.url
-    path = path if is_bare else f"{path}.url"
-    head, comma, payload = url.partition(",")
-    if not head[:5].lower() == "data:":
-        raise InvalidRequestError(
-            f"'{path}' must be a data: URL with the image in base64: images are not fetched from elsewhere", param=path
-        )
-    if not comma or not head.lower().endswith(";base64"):
-        raise InvalidRequestError(f"'{path}' must be of the form data:image/png;base64,…", param=path)
-    data = decoded_base64(payload, param=path)
-    return ImagePart(data, checked_image(data, param=path))
+    return image_of_url(url, path if is_bare else f"{path}.url")
 
 
 def _audio(part: AudioContent, path: str) -> AudioPart:
@@ -138,7 +157,7 @@ def _calls(body: MessageBody, path: str) -> Iterator[ToolCall]:
     for at, call in enumerate(body.tool_calls or ()):
         yield _call(call, f"{path}.tool_calls[{at}]")
     if body.function_call is not None:
-        arguments = _arguments(body.function_call.arguments, f"{path}.function_call.arguments")
+        arguments = json_arguments(body.function_call.arguments, f"{path}.function_call.arguments")
         yield ToolCall(body.function_call.name, arguments)
 
 
@@ -151,18 +170,5 @@ def _call(call: ToolCallBody, path: str) -> ToolCall:
                 param=f"{path}.type",
             )
         raise InvalidRequestError(f"'{path}.function' is required", param=f"{path}.function")
-    arguments = _arguments(call.function.arguments, f"{path}.function.arguments")
+    arguments = json_arguments(call.function.arguments, f"{path}.function.arguments")
     return ToolCall(call.function.name, arguments, id=call.id)
-
-
-def _arguments(text: str, path: str) -> str:
-    """Empty is what clients keep of a call without arguments. Engines fail on what isn't one JSON object."""
-    if not text.strip():
-        return "{}"
-    try:
-        msgspec.json.decode(text, type=dict[str, Any])
-    except (msgspec.DecodeError, RecursionError) as error:
-        raise InvalidRequestError(
-            f"'{path}' must be a string that holds one JSON object: {error}", param=path
-        ) from error
-    return text

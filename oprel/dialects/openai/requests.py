@@ -12,12 +12,12 @@ from msgspec import Struct
 
 from oprel.dialects.bounds import SchemaBudget, checked_schema, checked_stops, unenforced_keywords
 from oprel.dialects.openai import rules
+from oprel.dialects.openai.loading import Loading, loading
 from oprel.dialects.openai.messages import conversation
 from oprel.dialects.openai.wire import (
     ChatBody,
     CompletionBody,
     EmbeddingBody,
-    FunctionSpec,
     ResponseFormat,
     ToolBody,
     ToolChoiceBody,
@@ -39,16 +39,20 @@ from oprel.schema import (
 )
 
 __all__ = [
+    "MAX_TOOLS",
     "Chat",
     "Prompts",
     "chat_request",
+    "check_tool_name",
     "completion_requests",
     "embed_request",
     "include_usage",
     "keep_alive_s",
+    "schema_warnings",
+    "thinking",
 ]
 
-_MAX_TOOLS = 128
+MAX_TOOLS = 128
 _MAX_TOOL_NAME = 256
 _MAX_LOGIT_BIAS = 1024
 _MAX_BIAS = 100
@@ -64,6 +68,7 @@ class Chat(Struct, frozen=True):
     """`warnings`: what of its schemas an answer may break."""
 
     request: ChatRequest
+    loading: Loading
     warnings: tuple[events.Warning, ...]
 
 
@@ -73,6 +78,7 @@ class Prompts(Struct, frozen=True):
     requests: tuple[CompletionRequest, ...]
     n: int
     echo: bool
+    loading: Loading
     warnings: tuple[events.Warning, ...]
 
 
@@ -84,17 +90,18 @@ def chat_request(body: ChatBody) -> Chat:
         )
     dropped: list[str] = []
     tools, choice = _tools(body, dropped)
+    loaded = loading(body.model, body.num_ctx, body.options)
     request = ChatRequest(
         messages=conversation(body.messages),
-        sampling=_sampling(body, max_tokens=_either(body.max_completion_tokens, body.max_tokens)),
+        sampling=loaded.completed(_sampling(body, max_tokens=_either(body.max_completion_tokens, body.max_tokens))),
         tools=tools,
         tool_choice=choice,
         parallel_tool_calls=body.parallel_tool_calls if tools else None,
         format=_format(body.response_format),
-        thinking=_thinking(body.reasoning_effort),
+        thinking=thinking(body.reasoning_effort),
         logprobs=_chat_logprobs(body),
     )
-    return Chat(request, _schema_warnings(request.format, dropped))
+    return Chat(request, loaded, (*loaded.warnings, *schema_warnings(request.format, dropped)))
 
 
 def completion_requests(body: CompletionBody) -> Prompts:
@@ -117,15 +124,17 @@ def completion_requests(body: CompletionBody) -> Prompts:
         raise InvalidRequestError(
             f"'prompt' and 'n' ask for {len(prompts) * n} choices; at most {_MAX_CHOICES} are allowed", param="prompt"
         )
+    loaded = loading(body.model, body.num_ctx, body.options)
     shared = CompletionRequest(
         prompt="",
-        sampling=_sampling(body, max_tokens=body.max_tokens),
+        sampling=loaded.completed(_sampling(body, max_tokens=body.max_tokens)),
         suffix=body.suffix or None,
         format=_format(body.response_format),
         logprobs=body.logprobs,
     )
     requests = tuple(msgspec.structs.replace(shared, prompt=prompt) for prompt in prompts)
-    return Prompts(requests, n, bool(body.echo), _schema_warnings(shared.format, ()))
+    warnings = (*loaded.warnings, *schema_warnings(shared.format, ()))
+    return Prompts(requests, n, bool(body.echo), loaded, warnings)
 
 
 def embed_request(body: EmbeddingBody) -> EmbedRequest:
@@ -167,7 +176,7 @@ def keep_alive_s(value: float | str | None) -> float | None:
     return math.inf if value < 0 else float(value)
 
 
-def _schema_warnings(format_: OutputFormat | None, dropped: Sequence[str]) -> tuple[events.Warning, ...]:
+def schema_warnings(format_: OutputFormat | None, dropped: Sequence[str]) -> tuple[events.Warning, ...]:
     keywords = unenforced_keywords(format_.schema) if isinstance(format_, JsonSchema) else ()
     return tuple(
         events.Warning("schema_not_enforced", f"answers aren't held to '{name}'") for name in (*keywords, *dropped)
@@ -223,14 +232,14 @@ def _chat_logprobs(body: ChatBody) -> int | None:
     return (body.top_logprobs or 0) if body.logprobs else None
 
 
-def _thinking(effort: str | None) -> Thinking | None:
+def thinking(effort: str | None, *, param: str = "reasoning_effort") -> Thinking | None:
     if effort is None:
         return None
     if effort == "none":
         return Thinking(enabled=False)
     if effort not in _EFFORTS:
         raise InvalidRequestError(
-            f"'reasoning_effort' is {effort!r}; it must be one of none, {', '.join(_EFFORTS)}", param="reasoning_effort"
+            f"'{param}' is {effort!r}; it must be one of none, {', '.join(_EFFORTS)}", param=param
         )
     return Thinking(enabled=True, effort=_EFFORTS[effort])
 
@@ -257,8 +266,8 @@ def _format(body: ResponseFormat | None) -> OutputFormat | None:
 
 def _tools(body: ChatBody, dropped: list[str]) -> tuple[tuple[Tool, ...], ToolChoice | None]:
     bodies = body.tools or []
-    if len(bodies) > _MAX_TOOLS:
-        raise InvalidRequestError(f"'tools' has {len(bodies)} tools; at most {_MAX_TOOLS} are allowed", param="tools")
+    if len(bodies) > MAX_TOOLS:
+        raise InvalidRequestError(f"'tools' has {len(bodies)} tools; at most {MAX_TOOLS} are allowed", param="tools")
     budget = SchemaBudget()
     tools = tuple(_tool(tool, f"tools[{at}]", budget, dropped) for at, tool in enumerate(bodies))
     return _chosen(tools, body.tool_choice)
@@ -273,7 +282,7 @@ def _tool(body: ToolBody, path: str, budget: SchemaBudget, dropped: list[str]) -
     if body.function is None:
         raise InvalidRequestError(f"'{path}.function' is required", param=f"{path}.function")
     function = body.function
-    _check_tool_name(function, path)
+    check_tool_name(function.name, f"{path}.function.name")
     parameters = None
     if function.parameters is not None:
         parameters = checked_schema(
@@ -285,12 +294,10 @@ def _tool(body: ToolBody, path: str, budget: SchemaBudget, dropped: list[str]) -
     return Tool(function.name, function.description, parameters, strict=bool(function.strict))
 
 
-def _check_tool_name(function: FunctionSpec, path: str) -> None:
-    name = function.name
+def check_tool_name(name: str, path: str) -> None:
     if not name.strip() or len(name) > _MAX_TOOL_NAME or not name.isprintable():
         raise InvalidRequestError(
-            f"'{path}.function.name' is {name[:80]!r}; it must be 1 to {_MAX_TOOL_NAME} printable characters",
-            param=f"{path}.function.name",
+            f"'{path}' is {name[:80]!r}; it must be 1 to {_MAX_TOOL_NAME} printable characters", param=path
         )
 
 

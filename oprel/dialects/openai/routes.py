@@ -14,6 +14,9 @@ from oprel.dialects.openai.embeddings import embeddings
 from oprel.dialects.openai.errors import ERRORS, OpenAIErrors
 from oprel.dialects.openai.generation import chat_completions, completions
 from oprel.dialects.openai.models import list_models, retrieve_model
+from oprel.dialects.openai.rerank import rerank
+from oprel.dialects.openai.responses import response_handlers
+from oprel.dialects.openai.tokens import detokenize, tokenize
 
 if TYPE_CHECKING:
     from oprel.dialects.services import Services
@@ -22,7 +25,8 @@ __all__ = ["router"]
 
 
 def router(services: Services) -> Router:
-    """`/v1`: chat completions, completions, embeddings, models."""
+    """`/v1`: chat completions, completions, embeddings, models, responses, reranking; and what such servers have beside
+    it: `/rerank`, `/tokenize`, `/detokenize`."""
     exchange = partial(Exchange, send_timeout_s=services.settings.send_timeout)
     completion_errors, embedding_errors = OpenAIErrors("prompt"), OpenAIErrors("input")
 
@@ -50,9 +54,37 @@ def router(services: Services) -> Router:
         name = str(request.path_params["model_id"]).removeprefix("/")
         return exchange(partial(retrieve_model, services, name), ERRORS)
 
-    return Router(
+    @post(["/rerank", "/v1/rerank"], status_code=200)
+    async def create_ranking(request: Request[Any, Any, Any]) -> ASGIApp:
+        raw = await request.body()
+        return exchange(partial(rerank, services, raw, client_key(request.scope)), OpenAIErrors("documents"))
+
+    @post("/tokenize", status_code=200)
+    async def get_tokens(request: Request[Any, Any, Any]) -> ASGIApp:
+        raw = await request.body()
+        return exchange(partial(tokenize, services, raw, client_key(request.scope)), OpenAIErrors("content"))
+
+    @post("/detokenize", status_code=200)
+    async def get_text(request: Request[Any, Any, Any]) -> ASGIApp:
+        raw = await request.body()
+        return exchange(partial(detokenize, services, raw, client_key(request.scope)), OpenAIErrors("tokens"))
+
+    published = Router(
         path="/v1",
-        route_handlers=[create_chat_completion, create_completion, create_embedding, get_models, get_model],
+        route_handlers=[
+            create_chat_completion,
+            create_completion,
+            create_embedding,
+            get_models,
+            get_model,
+            *response_handlers(services),
+        ],
+        request_max_body_size=services.settings.max_body_bytes,
+        include_in_schema=False,
+    )
+    return Router(
+        path="/",
+        route_handlers=[published, create_ranking, get_tokens, get_text],
         request_max_body_size=services.settings.max_body_bytes,
         include_in_schema=False,
     )

@@ -13,7 +13,7 @@ from msgspec import Struct
 
 from oprel.errors import InvalidRequestError, UnsupportedError
 
-__all__ = ["CHAT", "COMPLETIONS", "EMBEDDINGS", "MESSAGES", "Rule", "apply"]
+__all__ = ["CHAT", "COMPLETIONS", "EMBEDDINGS", "ITEMS", "MESSAGES", "RERANK", "RESPONSES", "TOKENS", "Rule", "apply"]
 
 
 class Rule(Struct, frozen=True):
@@ -31,8 +31,15 @@ class Rule(Struct, frozen=True):
 _INT32 = 2**31 - 1
 _INT64 = 2**63 - 1
 
+_LOADING = (
+    Rule("keep_alive", note="Oprel's own: seconds, or a duration such as `10m`; negative: for ever, as far as may be"),
+    Rule("num_ctx", low=4, high=_INT32, note="Oprel's own: the context to load the model with, in tokens"),
+    Rule("options", note="Oprel's own: Ollama's options, for what the request doesn't say itself"),
+)
+
 _GENERATION = (
-    Rule("model"),
+    *_LOADING,
+    Rule("model", note="a name or an alias; `@ctx=32k` behind it is the same as `num_ctx`"),
     Rule("stream"),
     Rule("stream_options", note="`include_usage`; `include_obfuscation` is ignored: nothing is padded"),
     Rule("max_tokens", low=0, high=_INT32, note="absent: what is left of the context, and a limit of time"),
@@ -48,7 +55,6 @@ _GENERATION = (
     Rule("top_k", low=-1, high=_INT32, note="Oprel's own; 0 or -1: no limit"),
     Rule("min_p", low=0, high=1, note="Oprel's own"),
     Rule("repeat_penalty", low=0, high=10, note="Oprel's own"),
-    Rule("keep_alive", note="Oprel's own: seconds, or a duration such as `10m`; negative: for ever"),
     Rule("response_format", note="`text`, `json_object`, `json_schema`; schemas within bounds"),
 )
 
@@ -89,12 +95,86 @@ COMPLETIONS = (
 )
 
 EMBEDDINGS = (
-    Rule("model"),
+    Rule("model", note="a name or an alias; `@ctx=32k` behind it is the same as `num_ctx`"),
     Rule("input", note="text, token ids, or a list of up to 2,048 of either"),
     Rule("encoding_format", note="`float` or `base64`"),
     Rule("dimensions", low=1, high=65536, note="cut to the first so many, and to unit length again"),
     Rule("user", "ignored", note="nobody is told"),
-    Rule("keep_alive", note="Oprel's own: seconds, or a duration such as `10m`; negative: for ever"),
+    *_LOADING,
+)
+
+RERANK = (
+    Rule("model", note="a reranker; `@ctx=32k` behind its name is the same as `num_ctx`"),
+    Rule("query"),
+    Rule("documents", note="up to 2,048 texts, or objects with a `text`"),
+    Rule("top_n", low=1, high=_INT32, note="only so many, the best; absent: all"),
+    Rule("return_documents", note="the documents come back with their scores"),
+    *_LOADING,
+    Rule("user", "ignored", note="nobody is told"),
+    Rule("max_tokens_per_doc", "ignored", note="a document that is too long is an error"),
+    Rule("priority", "ignored", note="requests are served in turn"),
+)
+
+# `/tokenize` and `/detokenize`.
+TOKENS = (
+    Rule("model", note="needed: several models may be loaded"),
+    Rule("content", note="the text"),
+    Rule("prompt", note="the same as `content`"),
+    Rule("messages", note="instead of a text: a conversation, in the form that the model reads it"),
+    Rule("add_special", note="the tokens that begin a text as well; default false"),
+    Rule("add_special_tokens", note="the same as `add_special`"),
+    Rule("tokens", note="of `/detokenize`"),
+    Rule("with_pieces", "refused", harmless=(False,), note="ask for the text of each token"),
+    Rule("keep_alive", note="Oprel's own: seconds, or a duration such as `10m`; negative: for ever, as far as may be"),
+)
+
+RESPONSES = (
+    *_LOADING,
+    Rule("model", note="a name or an alias; `@ctx=32k` behind it is the same as `num_ctx`"),
+    Rule("input", note="text, or items; not needed beside `previous_response_id` or `instructions`"),
+    Rule("instructions", note="the system message of this response alone"),
+    Rule("previous_response_id", note="a response that was stored: its conversation comes first"),
+    Rule("store", note="default true: kept on this machine until it is deleted, too old, or one of too many"),
+    Rule("stream"),
+    Rule("stream_options", "ignored", note="nothing is padded"),
+    Rule("max_output_tokens", low=0, high=_INT32, note="absent: what is left of the context, and a limit of time"),
+    Rule("temperature", low=0, high=2, note="default 1, above a model's own parameter"),
+    Rule("top_p", low=0, high=1, note="default 1, above a model's own parameter"),
+    Rule("top_logprobs", low=0, high=20, note="more than 0 asks for `message.output_text.logprobs` as well"),
+    Rule("include", note="`message.output_text.logprobs`, `reasoning.encrypted_content`; the others never apply"),
+    Rule("tools", note="functions; up to 128; OpenAI's own tools are refused by name"),
+    Rule("tool_choice", note="`none`, `auto`, `required`, a function, or a set of allowed functions"),
+    Rule("parallel_tool_calls"),
+    Rule("text", note="`format`: `text`, `json_object`, `json_schema`; `verbosity` is refused but for `medium`"),
+    Rule("reasoning", note="`effort` as in chat; with `summary` the thinking is told as its own summary, whole"),
+    Rule("truncation", note="`auto`: the oldest turns leave first; `disabled`, the default: 400"),
+    Rule("metadata", note="up to 16 texts; comes back with the response"),
+    Rule("background", "refused", harmless=(False,), note="answers are made while the client waits"),
+    Rule("conversation", "refused", note="use `previous_response_id`"),
+    Rule("prompt", "refused", note="no templates of prompts are kept here"),
+    Rule("moderation", "refused", note="nothing is moderated"),
+    Rule("context_management", "refused", harmless=([],), note="use `truncation`"),
+    Rule("max_tool_calls", "ignored", note="it limits OpenAI's own tools"),
+    Rule("service_tier", "ignored", note="there is one tier"),
+    Rule("user", "ignored", note="comes back with the response; nobody is told"),
+    Rule("safety_identifier", "ignored", note="comes back with the response; nobody is told"),
+    Rule("prompt_cache_key", "ignored", note="prompts are cached by their text"),
+    Rule("prompt_cache_retention", "ignored", note="prompts are cached by their text"),
+    Rule("prompt_cache_options", "ignored", note="prompts are cached by their text"),
+)
+
+# The types of the items of a response's input, and of the parts of their content.
+ITEMS = (
+    Rule("message", note="of any role; `type` may be left out; `phase` and `status` have no effect"),
+    Rule("function_call", note="joined to the message before it"),
+    Rule("function_call_output", note="text, or parts of text"),
+    Rule("reasoning", note="the thinking of the message or call that follows"),
+    Rule("item_reference", note="to an item of a response that was stored"),
+    Rule("input_text"),
+    Rule("input_image", note="data: URLs; `file_id` is refused, `detail` has no effect"),
+    Rule("output_text"),
+    Rule("refusal", note="read as text"),
+    Rule("input_file", "refused", note="send the file's text"),
 )
 
 # The fields of a message, of all roles, and of the parts of its content.

@@ -90,7 +90,8 @@ def _check_capabilities(
     if isinstance(request, ChatRequest):
         asked["vision"] = _first_part(request, ImagePart) is not None
         asked["audio"] = _first_part(request, AudioPart) is not None
-        asked["tools"] = bool(request.tools) and request.tool_choice != "none"
+        is_callable = capabilities.can_call(request.tool_choice)
+        asked["tools"] = bool(request.tools) and request.tool_choice != "none" and not is_callable
         asked["thinking"] = request.thinking is not None and request.thinking.enabled
     else:
         asked["infill"] = request.suffix is not None
@@ -111,7 +112,8 @@ _LACKS = {
     "logprobs": "doesn't tell the probabilities of its tokens here",
     "vision": "takes no images",
     "audio": "takes no sound",
-    "tools": "can't call tools: its chat template has no place for them",
+    "tools": "can't call tools as it likes: its chat template has no place for them ('tool_choice' 'required' or "
+    "a function makes a call certain)",
     "thinking": "doesn't think: leave 'reasoning_effort' out, or send 'none'",
     "infill": "can't fill in before a 'suffix'",
 }

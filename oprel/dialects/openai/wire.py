@@ -41,10 +41,17 @@ __all__ = [
     "ModelServing",
     "NamedFunction",
     "PromptDetails",
+    "RankedDocument",
     "RefusalContent",
+    "RerankAnswer",
+    "RerankBody",
+    "RerankDocument",
     "ResponseFormat",
     "StreamOptions",
     "TextContent",
+    "TokenText",
+    "TokensAnswer",
+    "TokensBody",
     "ToolBody",
     "ToolCallAnswer",
     "ToolCallBody",
@@ -201,6 +208,8 @@ class ChatBody(Struct):
     parallel_tool_calls: bool | None = None
     reasoning_effort: str | None = None
     keep_alive: float | str | None = None
+    num_ctx: int | None = None
+    options: dict[str, Any] | None = None
     functions: list[Any] | None = None
     function_call: str | dict[str, Any] | None = None
     modalities: list[str] | None = None
@@ -242,6 +251,8 @@ class CompletionBody(Struct):
     suffix: str | None = None
     response_format: ResponseFormat | None = None
     keep_alive: float | str | None = None
+    num_ctx: int | None = None
+    options: dict[str, Any] | None = None
     user: str | None = None
 
 
@@ -251,7 +262,41 @@ class EmbeddingBody(Struct):
     encoding_format: str | None = None
     dimensions: int | None = None
     keep_alive: float | str | None = None
+    num_ctx: int | None = None
+    options: dict[str, Any] | None = None
     user: str | None = None
+
+
+class RerankDocument(Struct):
+    text: str
+
+
+class RerankBody(Struct):
+    model: str
+    query: str
+    documents: list[str | RerankDocument]
+    top_n: int | None = None
+    return_documents: bool | None = None
+    keep_alive: float | str | None = None
+    num_ctx: int | None = None
+    options: dict[str, Any] | None = None
+    user: str | None = None
+    max_tokens_per_doc: int | None = None
+    priority: int | None = None
+
+
+class TokensBody(Struct):
+    """Of both directions."""
+
+    model: str
+    content: str | None = None
+    prompt: str | None = None
+    messages: list[MessageBody] | None = None
+    tokens: list[int] | None = None
+    add_special: bool | None = None
+    add_special_tokens: bool | None = None
+    with_pieces: bool | None = None
+    keep_alive: float | str | None = None
 
 
 # Answers.
@@ -384,6 +429,30 @@ class EmbeddingAnswer(Struct):
     data: list[EmbeddingItem]
     model: str
     usage: EmbeddingUsage
+
+
+class RankedDocument(Struct, omit_defaults=True):
+    index: int
+    relevance_score: float
+    document: RerankDocument | None = None
+
+
+class RerankAnswer(Struct):
+    object: str
+    model: str
+    results: list[RankedDocument]
+    usage: EmbeddingUsage
+
+
+class TokensAnswer(Struct):
+    tokens: tuple[int, ...]
+    count: int
+    max_model_len: int
+
+
+class TokenText(Struct):
+    content: str
+    prompt: str
 
 
 class ModelServing(Struct, omit_defaults=True):

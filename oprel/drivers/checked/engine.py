@@ -13,6 +13,7 @@ from oprel.drivers.checked.faults import Broken, broke, log, own_error
 from oprel.drivers.checked.processes import Claim, end_all
 from oprel.drivers.contract import DriverOptions, Engine, EventStream, Health
 from oprel.drivers.enforced import Request, check_request
+from oprel.drivers.forcing import calls_of, forced, is_forced
 from oprel.drivers.upstream.watch import LONGEST_S, prompt_budget_s
 from oprel.errors import EngineFailedError, EngineTimeoutError, UnsupportedError
 from oprel.schema import (
@@ -22,6 +23,8 @@ from oprel.schema import (
     EmbedRequest,
     Event,
     Plan,
+    Ranking,
+    RerankRequest,
 )
 
 __all__ = ["CheckedEngine"]
@@ -54,6 +57,9 @@ class CheckedEngine(Engine):
     # -- answers
 
     def chat(self, request: ChatRequest) -> EventStream:
+        if is_forced(request, self.capabilities):
+            asked = forced(request)
+            return calls_of(self._stream("chat", asked, lambda: self.inner.chat(asked)), driver=self._driver)
         return self._stream("chat", request, lambda: self.inner.chat(request))
 
     def complete(self, request: CompletionRequest) -> EventStream:
@@ -87,6 +93,23 @@ class CheckedEngine(Engine):
             check_embeddings(found, count=len(request.inputs))
         except Broken as broken:
             raise self._failure(broken) from None
+        return found
+
+    async def rerank(self, request: RerankRequest) -> Ranking:
+        if not self.capabilities.rerank:
+            raise UnsupportedError(
+                f"{self.plan.model!r} on the driver {self._driver!r} doesn't rank documents",
+                capability="rerank",
+                model=self.plan.model,
+                driver=self._driver,
+            )
+        limit_s = min(
+            self._options.stall_timeout_s + prompt_budget_s(sum(map(len, request.documents)), self.plan.context_tokens),
+            LONGEST_S,
+        )
+        found: object = await self._answer("rerank", lambda: self.inner.rerank(request), limit_s)
+        if not isinstance(found, Ranking) or len(found.scores) != len(request.documents):
+            raise self._failure("its rerank() returned what isn't one score for each document")
         return found
 
     async def tokenize(self, text: str, *, add_special: bool = False) -> tuple[int, ...]:

@@ -29,6 +29,7 @@ class LlamaCppDriver(Driver):
         chat=True,
         complete=True,
         embed=True,
+        rerank=True,
         vision=True,
         audio=True,
         tools=True,
@@ -58,8 +59,6 @@ class LlamaCppDriver(Driver):
             return Support(supported=False, reason=f"it runs GGUF files, and this model's format is {model.format!r}")
         if not any(file.role == "weights" for file in model.files):
             return Support(supported=False, reason="the model has no weights")
-        if model.pooling == "rank":
-            return Support(supported=False, reason="the model is a reranker, which can't be asked yet")
         return Support(supported=True, reason="it runs GGUF files")
 
     def plan(self, model: Model, options: LoadOptions, hardware: Hardware) -> Plan:

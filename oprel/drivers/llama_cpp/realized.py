@@ -59,6 +59,8 @@ def realized_plan(plan: Plan, props: Props, report: LoadReport) -> Plan:
 def capabilities_of(plan: Plan, props: Props, report: LoadReport) -> Capabilities:
     """What this model can do on this engine: an embedding engine generates nothing, and the reverse."""
     context = props.default_generation_settings.n_ctx or plan.context_tokens
+    if plan.embedding and "rank" in plan.argv[plan.argv.index("--pooling") :][:2]:
+        return Capabilities(rerank=True, tokenize=True, context_tokens=context)
     if plan.embedding:
         return Capabilities(embed=True, tokenize=True, context_tokens=context)
     caps = props.chat_template_caps

@@ -27,6 +27,8 @@ from oprel.schema import (
     Event,
     Plan,
     Progress,
+    Ranking,
+    RerankRequest,
     events,
 )
 
@@ -88,6 +90,9 @@ class RemoteEngine(Engine):
 
     async def embed(self, request: EmbedRequest) -> Embeddings:
         return await self._answered(lambda replica: replica.embed(request))
+
+    async def rerank(self, request: RerankRequest) -> Ranking:
+        return await self._answered(lambda replica: replica.rerank(request))
 
     async def health(self) -> Health:
         """By progress: nobody is asked."""

@@ -13,13 +13,14 @@ from typing import TypeVar
 
 import msgspec
 
-from oprel.drivers.contract import Engine
+from oprel.drivers.contract import Engine, EventStream
+from oprel.drivers.forcing import calls_of, forced, is_forced, without_tools
 from oprel.drivers.upstream.failures import Failures, garbage, quoted
 from oprel.drivers.upstream.quirks import Quirks
 from oprel.drivers.upstream.reading import ChatReader, NativeReader
 from oprel.drivers.upstream.refusals import Refusals
 from oprel.drivers.upstream.turns import without_oldest
-from oprel.drivers.upstream.vectors import read_vectors
+from oprel.drivers.upstream.vectors import read_scores, read_vectors
 from oprel.drivers.upstream.watch import LONGEST_S, Pulse, Stalled, TimeLimitReached, Watch, prompt_budget_s
 from oprel.drivers.upstream.writing import RequestWriter
 from oprel.errors import ContextLengthError, EngineFailedError, EngineTimeoutError, OprelError
@@ -34,6 +35,8 @@ from oprel.schema import (
     Finish,
     Plan,
     Progress,
+    Ranking,
+    RerankRequest,
     Sampling,
     TextPart,
     Usage,
@@ -98,8 +101,16 @@ class HttpEngine(Engine):
 
     # The contract
 
-    async def chat(self, request: ChatRequest) -> AsyncGenerator[tuple[Event, ...], None]:
+    def chat(self, request: ChatRequest) -> EventStream:
+        answer = self._chat(request)
+        return calls_of(answer, driver=self.plan.driver) if is_forced(request, self.capabilities) else answer
+
+    async def _chat(self, request: ChatRequest) -> AsyncGenerator[tuple[Event, ...], None]:
         self._refusals.chat(request)
+        if is_forced(request, self.capabilities):
+            request = forced(request)
+        elif not self.capabilities.tools:
+            request = msgspec.structs.replace(request, messages=without_tools(request.messages))
         notice: tuple[Event, ...] = ()
         for attempt in range(_MAX_TRUNCATIONS):
             has_begun = False
@@ -151,6 +162,22 @@ class HttpEngine(Engine):
             vectors += some
             tokens += used
         return Embeddings(tuple(vectors), tokens)
+
+    async def rerank(self, request: RerankRequest) -> Ranking:
+        path = self._refusals.rerank(request, self.quirks.rerank_path)
+        scores: list[float] = []
+        tokens = 0
+        size = self.quirks.embedding_batch
+        for start in range(0, len(request.documents), size):
+            documents = request.documents[start : start + size]
+            body = self._writer.rerank(request.query, documents)
+            budget_s = prompt_budget_s(len(body), self.plan.context_tokens * len(documents))
+            timeout_s = min(self.stall_timeout_s + budget_s, LONGEST_S)
+            answer = await self._post(path, body, timeout_s=timeout_s, is_work=True)
+            some, used = read_scores(answer.body, count=len(documents), driver=self.plan.driver)
+            scores += some
+            tokens += used
+        return Ranking(tuple(scores), tokens)
 
     async def tokenize(self, text: str, *, add_special: bool = False) -> tuple[int, ...]:
         path = self._refusals.tokenize(self.quirks.tokenize_path)

@@ -33,6 +33,7 @@ class Quirks(Struct, frozen=True):
     completion_shape: Literal["native", "openai"] = "native"
     infill_path: str | None = "/infill"
     embedding_path: str = "/v1/embeddings"
+    rerank_path: str | None = "/v1/rerank"
     tokenize_path: str | None = "/tokenize"
     detokenize_path: str | None = "/detokenize"
     render_path: str | None = "/apply-template"

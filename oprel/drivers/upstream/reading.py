@@ -203,7 +203,10 @@ class AnswerReader(ABC, Generic[ChunkT]):
         if (usage := self._usage) is not None:
             details = usage.prompt_tokens_details
             cached = details.cached_tokens if details is not None and details.cached_tokens is not None else 0
-            return Usage(usage.prompt_tokens, usage.completion_tokens, cached)
+            thought = usage.completion_tokens_details
+            # Servers that don't count them say 0.
+            reasoning = (thought.reasoning_tokens or None) if thought is not None else None
+            return Usage(usage.prompt_tokens, usage.completion_tokens, cached, reasoning)
         if (timings := self._timings) is not None:
             return Usage(timings.cache_n + timings.prompt_n, timings.predicted_n, timings.cache_n)
         return Usage(self.prompt_tokens, self.tokens, self.cached_tokens)

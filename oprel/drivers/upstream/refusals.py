@@ -20,6 +20,7 @@ from oprel.schema import (
     JsonObject,
     JsonSchema,
     NamedTool,
+    RerankRequest,
     Sampling,
 )
 
@@ -46,7 +47,7 @@ class Refusals:
             self._require("vision", "takes no images", param="messages")
         if any(isinstance(part, AudioPart) for part in parts):
             self._require("audio", "takes no audio", param="messages")
-        if request.tools:
+        if request.tools and not self._capabilities.can_call(request.tool_choice):
             self._require("tools", "has no tools: its chat template doesn't know them", param="tools")
         self._tool_choice(request)
         if request.thinking is not None and request.thinking.enabled:
@@ -76,6 +77,15 @@ class Refusals:
             raise InvalidRequestError("there is nothing to embed: the input is empty", param="input")
         if not request.normalize and self._quirks.normalize_field is None:
             self._refuse("normalize", "makes embeddings of unit length only", param="normalize")
+
+    def rerank(self, request: RerankRequest, path: str | None) -> str:
+        """The path, if there is one."""
+        self._require("rerank", "doesn't rank documents")
+        if path is None:
+            self._refuse("rerank", "doesn't rank documents")
+        if not request.documents:
+            raise InvalidRequestError("there is nothing to rank: there are no documents", param="documents")
+        return path
 
     def tokenize(self, path: str | None) -> str:
         """The path, if there is one."""

@@ -14,6 +14,8 @@ __all__ = [
     "ErrorBody",
     "NativeChunk",
     "PromptProgress",
+    "RankRow",
+    "RanksAnswer",
     "TokenRow",
     "ToolCallRow",
     "TopRow",
@@ -84,10 +86,15 @@ class CachedTokens(Struct, gc=False):
     cached_tokens: int | None = None
 
 
+class ThoughtTokens(Struct, gc=False):
+    reasoning_tokens: int | None = None
+
+
 class WireUsage(Struct, gc=False):
     prompt_tokens: int = 0
     completion_tokens: int = 0
     prompt_tokens_details: CachedTokens | None = None
+    completion_tokens_details: ThoughtTokens | None = None
 
 
 class WireTimings(Struct, gc=False):
@@ -168,4 +175,14 @@ class EmbeddingRow(Struct):
 
 class EmbeddingsAnswer(Struct):
     data: tuple[EmbeddingRow, ...]
+    usage: WireUsage | None = None
+
+
+class RankRow(Struct):
+    index: int
+    relevance_score: float
+
+
+class RanksAnswer(Struct):
+    results: list[RankRow]
     usage: WireUsage | None = None

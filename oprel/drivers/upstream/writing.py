@@ -96,6 +96,9 @@ class RequestWriter:
             fields[self._quirks.normalize_field] = on if normalize else off
         return _encoded(self._named() | fields)
 
+    def rerank(self, query: str, documents: tuple[str, ...]) -> bytes:
+        return _encoded(self._named() | {"query": query, "documents": documents})
+
     def tokenize(self, text: str, *, add_special: bool) -> bytes:
         return _encoded({"content": text, "add_special": add_special, "parse_special": True})
 

@@ -365,7 +365,7 @@ class TestRefusals:
         with pytest.raises(ModelDamagedError, match="is missing"):
             plan(model)
 
-    @pytest.mark.parametrize("fields", [{"format": "safetensors"}, {"files": ()}, {"pooling": "rank"}])
+    @pytest.mark.parametrize("fields", [{"format": "safetensors"}, {"files": ()}])
     def test_what_it_does_not_run(self, fields: dict[str, object]) -> None:
         assert not DRIVER.supports(make_model(**fields)).supported
         with pytest.raises(UnsupportedError):

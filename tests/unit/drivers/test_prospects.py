@@ -151,7 +151,7 @@ def test_a_driver_without_a_plan_is_named() -> None:
             {"capabilities": frozenset({"completion", "tools", "vision", "insert", "audio"})},
             "chat complete vision tools json_schema logprobs infill tokenize",
         ),
-        ({"capabilities": frozenset({"embedding"}), "pooling": "rank"}, "embed rerank tokenize"),
+        ({"capabilities": frozenset({"embedding"}), "pooling": "rank"}, "rerank tokenize"),
         (
             {"files": (ModelFile("adapter", "", "ab", 1),)},
             "chat complete json_schema logprobs lora tokenize",

@@ -312,3 +312,14 @@ def test_cut_short_by_this_side() -> None:
     exact = native()
     exact.feed(sse(*_NATIVE[:3]), out)
     assert exact.cut_short() == Finish(("length",), Usage(7, 3, 2))
+
+
+@pytest.mark.parametrize(("told", "counted"), [(2, 2), (0, None), (None, None)])
+def test_thinking_is_counted_where_a_server_tells(told: int | None, counted: int | None) -> None:
+    usage = {**_USAGE, "completion_tokens_details": {"reasoning_tokens": told}}
+    chunks = [
+        {"choices": [{"index": 0, "delta": {"content": "a"}, "finish_reason": "stop"}]},
+        {"choices": [], "usage": usage},
+    ]
+    (_, finish) = read(chat(), sse(*chunks) + DONE)
+    assert isinstance(finish, Finish) and finish.usage.reasoning == counted

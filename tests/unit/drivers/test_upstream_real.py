@@ -10,6 +10,7 @@ from contextlib import aclosing
 from pathlib import Path
 from typing import Any
 
+import msgspec
 import pytest
 from support.real_engine import real_engine
 from support.upstream_engine import FakeEngine, ask, collect, make_engine
@@ -24,10 +25,13 @@ from oprel.schema import (
     Grammar,
     JsonSchema,
     Message,
+    NamedTool,
     Progress,
     Sampling,
     Text,
     TextPart,
+    Tool,
+    ToolCallDelta,
     events,
 )
 
@@ -131,6 +135,28 @@ def test_json_schema(chat_address: str) -> None:
             engine.complete(CompletionRequest("Answer:", sampling, format=JsonSchema(schema))),
         ):
             assert isinstance(json.loads(text(await collect(stream)))["ok"], bool)
+
+    run(chat_address, test)
+
+
+@pytest.mark.parametrize("choice", ["required", NamedTool("weather")])
+def test_a_required_call_comes_though_the_template_knows_no_tools(chat_address: str, choice: Any) -> None:
+    city = {"type": "string", "enum": ["Rome", "Oslo"]}
+    schema = json.dumps({"type": "object", "properties": {"city": city}, "required": ["city"]})
+    tools = (Tool("weather", "The weather in a city", schema), Tool("clock"))
+    question = "What is the weather in Rome?"
+
+    async def test(engine: FakeEngine) -> None:
+        engine.learn(engine.plan, msgspec.structs.replace(engine.capabilities, tools=False), engine.quirks)
+        request = msgspec.structs.replace(
+            ask(question), tools=tools, tool_choice=choice, sampling=Sampling(temperature=0.0, max_tokens=64)
+        )
+        found = await collect(engine.chat(request))
+        calls = [event for event in found if isinstance(event, ToolCallDelta)]
+        assert calls[0].name in ("weather", "clock") if choice == "required" else calls[0].name == "weather"
+        arguments = json.loads("".join(call.arguments for call in calls))
+        assert arguments in ({"city": "Rome"}, {"city": "Oslo"}, {})
+        assert text(found) == "" and finish(found).reasons == ("tool_calls",)
 
     run(chat_address, test)
 

@@ -425,7 +425,7 @@ def test_what_only_the_engine_denies_is_refused_and_gives_the_slot_back() -> Non
 
 
 def test_a_need_that_does_not_exist_is_the_callers_mistake() -> None:
-    with pytest.raises(ValueError, match="chat, complete, embed, load"):
+    with pytest.raises(ValueError, match="chat, complete, embed, rerank, load"):
         House().scheduler.lease("a", need="sing")
 
 

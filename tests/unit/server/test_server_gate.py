@@ -103,8 +103,9 @@ class TestKeys:
         assert "secret" not in answer.body.decode()
 
     def test_the_refusal_is_in_the_paths_dialect(self, server: ScriptedServer) -> None:
-        openai = ask(server.port, "/v1/models")
-        assert openai.json["error"]["code"] == "invalid_api_key"
+        for path in ("/v1/models", "/rerank", "/tokenize", "/detokenize"):
+            openai = ask(server.port, path)
+            assert openai.json["error"]["code"] == "invalid_api_key"
         assert openai.headers["www-authenticate"] == "Bearer"
         ollama = ask(server.port, "/api/tags")
         assert ollama.json == {"error": "this server needs a key: send it as 'Authorization: Bearer KEY'"}

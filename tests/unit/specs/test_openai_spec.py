@@ -10,7 +10,8 @@ from jsonschema import Draft202012Validator
 from support.upstream_specs import Operation, differences, listed, published
 
 from oprel.dialects.openai import rules
-from oprel.dialects.openai.wire import ChatBody, CompletionBody, EmbeddingBody
+from oprel.dialects.openai.responses.wire import ResponseBody
+from oprel.dialects.openai.wire import ChatBody, CompletionBody, EmbeddingBody, RerankBody, TokensBody
 from oprel.testing import specs
 
 HERE = Path(__file__).parent
@@ -20,6 +21,8 @@ OPERATIONS = (
     Operation("POST", "/chat/completions", "/chat/completions", "text/event-stream", answer="ChatChunk"),
     Operation("POST", "/completions", "/completions"),
     Operation("POST", "/embeddings", "/embeddings"),
+    Operation("POST", "/responses", "/responses"),
+    Operation("POST", "/responses", "/responses", "text/event-stream"),
     Operation("GET", "/models", "/models"),
     Operation("GET", "/models/{model}", "/models/{model}"),
 )
@@ -27,7 +30,21 @@ TABLES = {
     "ChatRequest": (rules.CHAT, ChatBody),
     "CompletionRequest": (rules.COMPLETIONS, CompletionBody),
     "EmbeddingRequest": (rules.EMBEDDINGS, EmbeddingBody),
+    "ResponseRequest": (rules.RESPONSES, ResponseBody),
+    "RerankRequest": (rules.RERANK, RerankBody),
+    "TokensRequest": (rules.TOKENS, TokensBody),
 }
+
+PAGE = (
+    rules.CHAT,
+    rules.COMPLETIONS,
+    rules.EMBEDDINGS,
+    rules.MESSAGES,
+    rules.RESPONSES,
+    rules.ITEMS,
+    rules.RERANK,
+    rules.TOKENS,
+)
 
 
 def described(name: str) -> dict[str, Any]:
@@ -70,7 +87,7 @@ def test_document_and_rules_treat_each_field_alike(name: str) -> None:
             assert (fields[rule.field]["minimum"], fields[rule.field]["maximum"]) == (rule.low, rule.high), rule.field
 
 
-@pytest.mark.parametrize("table", [rules.CHAT, rules.COMPLETIONS, rules.EMBEDDINGS, rules.MESSAGES])
+@pytest.mark.parametrize("table", PAGE)
 def test_the_page_says_what_becomes_of_each_field(table: tuple[rules.Rule, ...]) -> None:
     rows = DOCS.read_text("utf-8")
     for rule in table:

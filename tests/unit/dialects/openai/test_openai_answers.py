@@ -23,8 +23,9 @@ from oprel.testing import specs
 
 LABEL = Label("chatcmpl-1", 1_700_000_000, "tiny", "fp_1")
 OLD = Label("cmpl-1", 1_700_000_000, "tiny", "fp_1")
-USAGE = Usage(prompt=7, completion=3, cached=2)
+USAGE = Usage(prompt=7, completion=3, cached=2, reasoning=0)
 STOP = Finish(("stop",), USAGE)
+UNCOUNTED = Finish(("stop",), Usage(prompt=7, completion=3, cached=2))
 CHAT, COMPLETIONS = "/v1/chat/completions", "/v1/completions"
 
 
@@ -83,7 +84,7 @@ def test_an_answer_without_text() -> None:
 
 
 def test_thinking_has_both_of_its_names_and_no_invented_count() -> None:
-    answer = chat(events.Thinking("h"), events.Thinking("m"), Text("yes"), STOP)
+    answer = chat(events.Thinking("h"), events.Thinking("m"), Text("yes"), UNCOUNTED)
     message = answer["choices"][0]["message"]
     assert (message["reasoning_content"], message["reasoning"], message["content"]) == ("hm", "hm", "yes")
     assert answer["usage"]["completion_tokens_details"] == {}
@@ -169,7 +170,7 @@ def test_empty_texts_and_quiet_events_are_no_events() -> None:
 
 
 def test_streamed_thinking() -> None:
-    found = streamed_chat((events.Thinking("hm"), Text("a")), (STOP,), include_usage=True)
+    found = streamed_chat((events.Thinking("hm"), Text("a")), (UNCOUNTED,), include_usage=True)
     assert found[1]["choices"][0]["delta"] == {"reasoning_content": "hm", "reasoning": "hm"}
     assert found[-2]["usage"]["completion_tokens_details"] == {}
 
