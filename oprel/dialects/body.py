@@ -14,7 +14,7 @@ from msgspec import Struct
 
 from oprel.errors import InvalidRequestError
 
-__all__ = ["Read", "read"]
+__all__ = ["Read", "converted", "read"]
 
 T = TypeVar("T", bound=Struct)
 
@@ -28,9 +28,7 @@ _TYPES = {"str": "a string", "int": "an integer", "float": "a number", "bool": "
     "object": "an object",
     "null": "null",
 }
-_CHOICES = {
-    "type": "'text', 'image_url' and 'input_audio'",
-}
+_PART_TYPES = "'text', 'image_url' and 'input_audio'"
 
 
 class Read(Struct, Generic[T], frozen=True):
@@ -46,6 +44,16 @@ async def read(body: bytes, kind: type[T]) -> Read[T]:
     if len(body) > _THREAD_FROM_BYTES:
         return await asyncio.to_thread(_read, body, kind)
     return _read(body, kind)
+
+
+def converted(raw: Any, kind: type[T], *, path: str, types: str) -> Read[T]:
+    """A part of a body, read as `read` reads the whole; `path` is where it stands, `types` names the types that its
+    own parts may have."""
+    try:
+        value = msgspec.convert(raw, kind)
+    except msgspec.ValidationError as error:
+        raise _as_ours(str(error), path=path, types=types) from error
+    return Read(value, tuple(dict.fromkeys(_unknown(raw, value, re.sub(r"\d+", "", path)))))
 
 
 def _read(body: bytes, kind: type[T]) -> Read[T]:
@@ -141,9 +149,10 @@ _MISSING = re.compile(r"Object missing required field `(?P<field>.*)`")
 _WRONG_TYPE = re.compile(r"Expected `(?P<wanted>.*)`, got `(?P<got>.*)`")
 
 
-def _as_ours(message: str) -> InvalidRequestError:
+def _as_ours(message: str, *, path: str = "", types: str = _PART_TYPES) -> InvalidRequestError:
     found = _VALIDATION.fullmatch(message)
-    what, path = (found["what"], (found["path"] or "").removeprefix(".")) if found else (message, "")
+    what, inside = (found["what"], (found["path"] or "").removeprefix(".")) if found else (message, "")
+    path = _joined(path, inside) if inside else path
     if missing := _MISSING.fullmatch(what):
         param = _joined(path, missing["field"])
         return InvalidRequestError(f"'{param}' is required", param=param)
@@ -152,8 +161,7 @@ def _as_ours(message: str) -> InvalidRequestError:
         subject = f"'{path}'" if path else "the body"
         return InvalidRequestError(f"{subject} must be {wanted}, not {_type_name(wrong['got'])}", param=path or None)
     if what.startswith("Invalid value "):
-        name = path.rpartition(".")[2]
-        known = f"; these are: {_CHOICES[name]}" if name in _CHOICES else ""
+        known = f"; these are: {types}" if path.rpartition(".")[2] == "type" else ""
         return InvalidRequestError(
             f"'{path}' is {what.removeprefix('Invalid value ')}, which isn't known{known}", param=path
         )
