@@ -25,7 +25,8 @@ _HOP_BY_HOP = {"connection", "keep-alive", "transfer-encoding", "host"}
 
 @dataclass
 class Exchange:
-    """`is_whole`: the answer came to its end (a client may leave before)."""
+    """`is_whole`: the answer came to its end (a client may leave before). `is_anthropic`: the client named a version of
+    Anthropic's API."""
 
     method: str
     path: str
@@ -34,10 +35,13 @@ class Exchange:
     content_type: str = ""
     body: bytes = b""
     is_whole: bool = False
+    is_anthropic: bool = False
 
     def check(self) -> None:
         """Raises specs.SpecError where the answer, or an event of it, isn't as its document says."""
         document = "openai" if urlsplit(self.path).path.startswith("/v1/") else "ollama"
+        if self.is_anthropic:
+            document = "anthropic"
         if self.content_type.startswith("application/json") and self.is_whole:
             specs.validate(document, self.path, self.method, self.status, json.loads(self.body))
         for event in self.events():
@@ -46,7 +50,8 @@ class Exchange:
     def events(self) -> Iterator[Any]:
         text = self.body.decode()
         if self.content_type.startswith("text/event-stream"):
-            lines = [piece.removeprefix("data: ") for piece in text.split("\n\n")[:-1]]
+            lines = [line for piece in text.split("\n\n")[:-1] for line in piece.split("\n")]
+            lines = [line.removeprefix("data: ") for line in lines if line.startswith("data: ")]
             yield from (json.loads(line) for line in lines if line != "[DONE]")
         elif self.content_type.startswith("application/x-ndjson"):
             yield from (json.loads(line) for line in text.split("\n")[:-1])
@@ -105,6 +110,7 @@ def _handler(upstream: tuple[str, int], exchanges: list[Exchange]) -> type[BaseH
         def _pass_on(self) -> None:
             content = self.rfile.read(int(self.headers.get("content-length") or 0))
             exchange = Exchange(self.command, self.path, content)
+            exchange.is_anthropic = "anthropic-version" in self.headers
             exchanges.append(exchange)
             connection = http.client.HTTPConnection(*upstream, timeout=_LIMIT_S)
             try:

@@ -39,6 +39,7 @@ class LlamaCppDriver(Driver):
         infill=True,
         lora=True,
         tokenize=True,
+        prefill=True,
         sampling=ALL_SAMPLING,
     )
 
