@@ -312,3 +312,11 @@ def test_cut_short_by_this_side() -> None:
     exact = native()
     exact.feed(sse(*_NATIVE[:3]), out)
     assert exact.cut_short() == Finish(("length",), Usage(7, 3, 2))
+
+
+def test_which_stop_string_ended_a_chat_is_told() -> None:
+    """llama-server tells it beside the reason, where it was asked to."""
+    end = {**_END, "__verbose": {"stopping_word": "stop!"}}
+    finish = read(chat(), sse(_ROLE, chat_chunk(delta={"content": "a"}), end, _COUNTS) + DONE)[-1]
+    assert isinstance(finish, Finish)
+    assert finish.stop_sequence == "stop!"
