@@ -16,5 +16,5 @@ def client_key(scope: Scope) -> str:
     address: Any = scope.get("client")
     host = address[0] if address else "local"
     headers: Mapping[bytes, bytes] = dict(scope["headers"])
-    marks = headers.get(b"authorization", b""), headers.get(b"user-agent", b"")
+    marks = headers.get(b"authorization", b""), headers.get(b"x-api-key", b""), headers.get(b"user-agent", b"")
     return f"{host} {hash(marks) & 0xFFFFFFFF:08x}"

@@ -20,7 +20,8 @@ ALL_SAMPLING = frozenset(
 
 class Capabilities(Struct, frozen=True):
     """`sampling` names the fields of `schema.Sampling` that the engine honours; `context_tokens` is for one request.
-    `tokenize` covers tokenize, detokenize and render."""
+    `tokenize` covers tokenize, detokenize and render; `prefill`: an assistant's message that ends a conversation is
+    continued, and the answer is what comes after it."""
 
     chat: bool = False
     complete: bool = False
@@ -36,6 +37,7 @@ class Capabilities(Struct, frozen=True):
     infill: bool = False
     lora: bool = False
     tokenize: bool = False
+    prefill: bool = False
     sampling: frozenset[str] = frozenset()
     context_tokens: int | None = None
 

@@ -12,9 +12,10 @@ from litestar.datastructures import State
 from litestar.exceptions import HTTPException
 from litestar.types import ExceptionHandlersMap
 
-from oprel.dialects import ollama, openai
+from oprel.dialects import anthropic, ollama, openai
 from oprel.dialects.services import Services
 from oprel.errors import OprelError
+from oprel.server.choosing import ByVersion
 from oprel.server.gate import Gate
 from oprel.server.lifetime import Lifetime
 from oprel.server.refusals import refusal, unknown_route
@@ -35,7 +36,12 @@ def create_app(services: Services) -> Litestar:
             yield
 
     app = Litestar(
-        route_handlers=[openai.router(services), ollama.router(services), own_routes(services, lifetime)],
+        route_handlers=[
+            openai.router(services),
+            ollama.router(services),
+            anthropic.router(services),
+            own_routes(services, lifetime),
+        ],
         lifespan=[live],
         exception_handlers=_exception_handlers(),
         openapi_config=None,
@@ -45,7 +51,7 @@ def create_app(services: Services) -> Litestar:
     )
     # Around everything, so that a path without a route is guarded as well; Litestar's own middleware stands inside
     # its routing.
-    gate = Gate(app.asgi_handler, services.settings, lifetime)
+    gate = Gate(ByVersion(app.asgi_handler), services.settings, lifetime)
     app.asgi_handler = gate
     app.state["gate"] = gate
     return app

@@ -12,12 +12,12 @@ import logging
 import os
 import re
 from collections.abc import Awaitable
-from contextvars import ContextVar
 
 from litestar.enums import ScopeType
 from litestar.types import ASGIApp, HTTPReceiveMessage, HTTPScope, Message, Receive, Scope, Send
 
 from oprel.config import Settings
+from oprel.dialects.request_id import request_id
 from oprel.errors import AuthenticationError, BusyError, PayloadTooLargeError
 from oprel.server.access import AccessPolicy, Keyring
 from oprel.server.lifetime import Lifetime
@@ -26,8 +26,6 @@ from oprel.server.refusals import Refusal, refusal
 __all__ = ["Gate", "request_id"]
 
 _log = logging.getLogger("oprel.server")
-
-request_id: ContextVar[str] = ContextVar("oprel_request_id", default="-")
 
 _READ = frozenset(
     {b"host", b"origin", b"sec-fetch-site", b"authorization", b"x-api-key", b"content-length", b"transfer-encoding"}

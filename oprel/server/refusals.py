@@ -7,11 +7,14 @@ from litestar import Response
 from litestar.exceptions import HTTPException
 from litestar.types import Receive, Scope, Send
 
+from oprel.dialects.anthropic.errors import ERRORS as ANTHROPIC_ERRORS
+from oprel.dialects.exchange import ErrorRenderer
 from oprel.dialects.headers import json_headers
 from oprel.dialects.ollama.errors import OllamaErrors
 from oprel.dialects.openai.errors import ERRORS
 from oprel.dialects.openai.wire import ErrorAnswer, ErrorObject
 from oprel.errors import InvalidRequestError, OprelError
+from oprel.server.choosing import asks_anthropic
 
 __all__ = ["Header", "Refusal", "refusal", "unknown_route"]
 
@@ -41,7 +44,7 @@ class Refusal:
 
 def refusal(error: OprelError, path: str) -> Refusal:
     """For what is refused before a route is asked."""
-    head, body = (ERRORS if _is_openai(path) else OllamaErrors()).whole(error)
+    head, body = _errors(path).whole(error)
     return Refusal(head.status, body, head.headers)
 
 
@@ -50,14 +53,23 @@ def unknown_route(error: HTTPException, path: str) -> Refusal:
     allow = (error.headers or {}).get("allow", "")
     code = error.status_code
     allowed: tuple[Header, ...] = ((b"allow", allow.encode()),) if allow else ()
+    said = {404: f"there is no {path!r} here", 405: f"{path!r} does not take this method: use {allow}"}
+    if asks_anthropic(path):
+        head, body = ANTHROPIC_ERRORS.of_route(code, said.get(code, error.detail))
+        return Refusal(code, body, (*head.headers, *allowed))
     if _is_openai(path):
-        said = {404: f"there is no {path!r} here", 405: f"{path!r} does not take this method: use {allow}"}
         body = _openai_body(said.get(code, error.detail))
         return Refusal(code, body, (*json_headers(body), *allowed))
     if code in (404, 405):
         body = b"404 page not found" if code == 404 else b"405 method not allowed"
         return Refusal(code, body, ((b"content-type", b"text/plain"), _length(body), *allowed))
     return refusal(InvalidRequestError(error.detail), path)
+
+
+def _errors(path: str) -> ErrorRenderer:
+    if asks_anthropic(path):
+        return ANTHROPIC_ERRORS
+    return ERRORS if _is_openai(path) else OllamaErrors()
 
 
 def _is_openai(path: str) -> bool:

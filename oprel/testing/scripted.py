@@ -62,6 +62,7 @@ _CHAT = Capabilities(
     grammar=True,
     logprobs=True,
     tokenize=True,
+    prefill=True,
     sampling=ALL_SAMPLING,
 )
 _EMBED = Capabilities(embed=True, tokenize=True)

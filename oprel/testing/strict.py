@@ -17,6 +17,7 @@ from litestar.enums import ScopeType
 from litestar.types import ASGIApp, Message, Receive, Scope, Send
 from msgspec import Struct
 
+from oprel.server.choosing import ANTHROPIC, asks_anthropic, names_version
 from oprel.server.documents import documents
 from oprel.testing import specs
 
@@ -29,7 +30,8 @@ _TEXT_LIMIT = 400
 
 
 class Observed(Struct):
-    """An answer. `is_whole`: it came to its end, which it doesn't where a client left."""
+    """An answer. `is_whole`: it came to its end, which it doesn't where a client left. `document`: the one that
+    describes it, where the path alone doesn't say."""
 
     method: str
     path: str
@@ -38,6 +40,7 @@ class Observed(Struct):
     driver: str = ""
     body: bytes = b""
     is_whole: bool = False
+    document: str = ""
 
 
 def document_of(path: str) -> str:
@@ -51,7 +54,7 @@ def document_of(path: str) -> str:
 
 def departures(seen: Observed) -> Iterator[str]:
     """A sentence for each thing in which the answer isn't what its document says."""
-    document = document_of(seen.path)
+    document = seen.document or document_of(seen.path)
     if seen.status in (404, 405) and not specs.knows(document, urlsplit(seen.path).path):
         return  # there is no such path, and it is said
     for event in _events(seen):
@@ -89,7 +92,9 @@ class Strict:
         if scope["type"] != ScopeType.HTTP:
             await self._app(scope, receive, send)
             return
-        seen = Observed(scope["method"], scope["path"])
+        path = scope["path"]
+        is_anthropic = asks_anthropic(path) or names_version(scope)
+        seen = Observed(scope["method"], path.removeprefix(ANTHROPIC), document="anthropic" if is_anthropic else "")
         try:
             await self._app(scope, receive, _observing(seen, send))
         finally:

@@ -35,7 +35,8 @@ class Reply:
 
     def events(self) -> list[Any]:
         """The `data:` events of a stream, decoded; "[DONE]" stays text."""
-        texts = [piece.removeprefix("data: ") for piece in self.body.decode().split("\n\n") if piece]
+        lines = [line for piece in self.body.decode().split("\n\n") for line in piece.split("\n")]
+        texts = [line.removeprefix("data: ") for line in lines if line.startswith("data: ")]
         return [text if text == "[DONE]" else json.loads(text) for text in texts]
 
 

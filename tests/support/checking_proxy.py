@@ -14,7 +14,7 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Any
 from urllib.parse import urlsplit
 
-from oprel.testing.strict import Observed, departures
+from oprel.testing.strict import Observed, departures, document_of
 
 __all__ = ["CheckingProxy", "Exchange", "checking_proxy"]
 
@@ -24,7 +24,8 @@ _HOP_BY_HOP = {"connection", "keep-alive", "transfer-encoding", "host"}
 
 @dataclass
 class Exchange:
-    """`is_whole`: the answer came to its end (a client may leave before)."""
+    """`is_whole`: the answer came to its end (a client may leave before). `is_anthropic`: the client named a version of
+    Anthropic's API."""
 
     method: str
     path: str
@@ -33,10 +34,12 @@ class Exchange:
     content_type: str = ""
     body: bytes = b""
     is_whole: bool = False
+    is_anthropic: bool = False
 
     def check(self) -> None:
         """Fails where the answer, or an event of it, isn't as its document says."""
         seen = Observed(self.method, self.path, self.status, self.content_type, body=self.body, is_whole=self.is_whole)
+        seen.document = "anthropic" if self.is_anthropic else document_of(self.path)
         assert list(departures(seen)) == []
 
 
@@ -93,6 +96,7 @@ def _handler(upstream: tuple[str, int], exchanges: list[Exchange]) -> type[BaseH
         def _pass_on(self) -> None:
             content = self.rfile.read(int(self.headers.get("content-length") or 0))
             exchange = Exchange(self.command, self.path, content)
+            exchange.is_anthropic = "anthropic-version" in self.headers
             exchanges.append(exchange)
             connection = http.client.HTTPConnection(*upstream, timeout=_LIMIT_S)
             try:

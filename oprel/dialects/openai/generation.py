@@ -7,10 +7,10 @@ from contextlib import AbstractAsyncContextManager, aclosing, asynccontextmanage
 from functools import partial
 from typing import TYPE_CHECKING
 
+from oprel.dialects.body import read
+from oprel.dialects.delivery import muted, streamed, unknown_fields, waiting, whole, with_reasoning_counted
 from oprel.dialects.exchange import Answer
 from oprel.dialects.openai.answers import ChatStream, CompletionStream, chat_answer, completion_answer, label
-from oprel.dialects.openai.body import read
-from oprel.dialects.openai.delivery import muted, streamed, unknown_fields, waiting, whole, with_reasoning_counted
 from oprel.dialects.openai.loading import Loading
 from oprel.dialects.openai.requests import (
     Prompts,

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import math
-import re
 from collections.abc import Sequence
 from typing import Any, Literal, get_args
 
@@ -11,6 +9,7 @@ import msgspec
 from msgspec import Struct
 
 from oprel.dialects.bounds import SchemaBudget, checked_schema, checked_stops, unenforced_keywords
+from oprel.dialects.keep_alive import keep_alive_s
 from oprel.dialects.openai import rules
 from oprel.dialects.openai.loading import Loading, loading
 from oprel.dialects.openai.messages import conversation
@@ -153,27 +152,6 @@ def embed_request(body: EmbeddingBody) -> EmbedRequest:
 
 def include_usage(body: ChatBody | CompletionBody) -> bool:
     return body.stream_options is not None and bool(body.stream_options.include_usage)
-
-
-_DURATION = re.compile(r"(?P<sign>[-+]?)(?P<steps>(?:(?:\d+\.?\d*|\.\d+)(?:ns|us|µs|ms|s|m|h))+|0)")
-_STEP = re.compile(r"([\d.]+)(ns|us|µs|ms|s|m|h)")
-_UNITS_S = {"ns": 1e-9, "us": 1e-6, "µs": 1e-6, "ms": 1e-3, "s": 1.0, "m": 60.0, "h": 3600.0}
-
-
-def keep_alive_s(value: float | str | None) -> float | None:
-    """Seconds that the model stays loaded after this request; inf for ever; None: the server's own setting."""
-    if value is None:
-        return None
-    if isinstance(value, str):
-        found = _DURATION.fullmatch(value)
-        if found is None:
-            raise InvalidRequestError(
-                f"'keep_alive' is {value!r}; it must be seconds, or a duration such as '10m' or '1h30m'",
-                param="keep_alive",
-            )
-        seconds = sum(float(number) * _UNITS_S[unit] for number, unit in _STEP.findall(found["steps"]))
-        value = -1.0 if found["sign"] == "-" and seconds else seconds
-    return math.inf if value < 0 else float(value)
 
 
 def schema_warnings(format_: OutputFormat | None, dropped: Sequence[str]) -> tuple[events.Warning, ...]:

@@ -6,11 +6,11 @@ from typing import TYPE_CHECKING
 
 import msgspec
 
+from oprel.dialects.body import read
+from oprel.dialects.delivery import unknown_fields
 from oprel.dialects.exchange import Answer, Head
 from oprel.dialects.headers import json_headers, oprel_headers
 from oprel.dialects.openai import rules
-from oprel.dialects.openai.body import read
-from oprel.dialects.openai.delivery import unknown_fields
 from oprel.dialects.openai.loading import loading
 from oprel.dialects.openai.requests import keep_alive_s
 from oprel.dialects.openai.wire import EmbeddingUsage, RankedDocument, RerankAnswer, RerankBody, RerankDocument

@@ -7,11 +7,11 @@ from typing import TYPE_CHECKING
 
 import msgspec
 
+from oprel.dialects.body import read
+from oprel.dialects.delivery import unknown_fields
 from oprel.dialects.exchange import Answer, Head
 from oprel.dialects.headers import json_headers, oprel_headers
 from oprel.dialects.openai import rules
-from oprel.dialects.openai.body import read
-from oprel.dialects.openai.delivery import unknown_fields
 from oprel.dialects.openai.messages import conversation
 from oprel.dialects.openai.requests import keep_alive_s
 from oprel.dialects.openai.wire import TokensAnswer, TokensBody, TokenText

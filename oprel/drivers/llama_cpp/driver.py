@@ -40,6 +40,7 @@ class LlamaCppDriver(Driver):
         infill=True,
         lora=True,
         tokenize=True,
+        prefill=True,
         sampling=ALL_SAMPLING,
     )
 

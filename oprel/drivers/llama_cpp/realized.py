@@ -77,6 +77,7 @@ def capabilities_of(plan: Plan, props: Props, report: LoadReport) -> Capabilitie
         infill=report.has_infill,
         lora=any(file.role == "adapter" for file in plan.files),
         tokenize=True,
+        prefill=plan.chat,
         sampling=ALL_SAMPLING,
         context_tokens=context,
     )

@@ -25,7 +25,8 @@ class Quirks(Struct, frozen=True):
     `logit_bias` is an object and not pairs; `thinking_field` is where a message of the conversation holds its thinking
     (None: it isn't sent back); `thinking_off` is the effort that turns thinking off; `is_done_enough`: `[DONE]` ends an
     answer that told no reason. `normalize_values` are on and off in `normalize_field`'s words. `more_top_logprobs`: how
-    many more are asked for, where the chosen token takes the place of one of the likeliest.
+    many more are asked for, where the chosen token takes the place of one of the likeliest. `tells_stop_word`:
+    asked for it, an engine tells in a chat which stop string ended an answer.
     """
 
     chat_path: str = "/v1/chat/completions"
@@ -55,6 +56,7 @@ class Quirks(Struct, frozen=True):
     thinking_off: str | None = None
     is_done_enough: bool = False
     more_top_logprobs: int = 0
+    tells_stop_word: bool = False
 
 
-LLAMA_SERVER = Quirks()
+LLAMA_SERVER = Quirks(tells_stop_word=True)

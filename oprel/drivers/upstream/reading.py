@@ -298,6 +298,8 @@ class ChatReader(AnswerReader[ChatChunk]):
             if chunk.message is not None:
                 raise self._failures.told(500, chunk.message)
             raise garbage(self._failures.driver, "an object without choices", "not a completion event")
+        if chunk.verbose is not None:
+            self._stop_sequence = chunk.verbose.stopping_word or None
         for choice in (chunk.choices or ())[:1]:
             self._read_choice(choice, out)
         if self._reason is not None and self._usage is not None:

@@ -140,7 +140,13 @@ class ErrorBody(Struct):
     type: str | None = None
 
 
-class ChatChunk(Struct, gc=False):
+class Verbose(Struct, gc=False):
+    """What llama-server tells beside OpenAI's fields, as far as it was asked for."""
+
+    stopping_word: str | None = None
+
+
+class ChatChunk(Struct, gc=False, rename={"verbose": "__verbose"}):
     """A chunk of `/v1/chat/completions` or `/v1/completions`."""
 
     choices: tuple[Choice, ...] | None = None
@@ -149,6 +155,7 @@ class ChatChunk(Struct, gc=False):
     prompt_progress: PromptProgress | None = None
     error: WireError | str | None = None
     message: str | None = None
+    verbose: Verbose | None = None
 
 
 class NativeChunk(Struct, gc=False):

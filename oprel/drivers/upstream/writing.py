@@ -65,6 +65,9 @@ class RequestWriter:
         fields |= self._prompt(request)
         fields |= self._sampling(request.sampling, limit_field=self._quirks.chat_limit_field)
         fields |= _chat_format(request.format)
+        if request.sampling.stop and self._quirks.tells_stop_word:
+            # Its chat tells the word only among what `verbose` adds, which is cut down to it.
+            fields |= {"verbose": True, "response_fields": ("stopping_word",)}
         if request.logprobs is not None:
             # llama-server tells none at all for `top_logprobs` 0: the reader drops the one.
             count = request.logprobs + self._quirks.more_top_logprobs

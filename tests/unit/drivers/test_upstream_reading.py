@@ -323,3 +323,11 @@ def test_thinking_is_counted_where_a_server_tells(told: int | None, counted: int
     ]
     (_, finish) = read(chat(), sse(*chunks) + DONE)
     assert isinstance(finish, Finish) and finish.usage.reasoning == counted
+
+
+def test_which_stop_string_ended_a_chat_is_told() -> None:
+    """llama-server tells it beside the reason, where it was asked to."""
+    end = {**_END, "__verbose": {"stopping_word": "stop!"}}
+    finish = read(chat(), sse(_ROLE, chat_chunk(delta={"content": "a"}), end, _COUNTS) + DONE)[-1]
+    assert isinstance(finish, Finish)
+    assert finish.stop_sequence == "stop!"

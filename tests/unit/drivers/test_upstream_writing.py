@@ -85,6 +85,7 @@ def test_every_sampling_value_goes_out() -> None:
     ours = {"time_limit_s"}  # kept by this side
     expected = {name: value for name, value in given.items() if name not in ours}
     expected |= {"stop": ["a", "b"], "logit_bias": [[5, -100.0]]}
+    expected |= {"verbose": True, "response_fields": ["stopping_word"]}  # which of them it was
     assert sent == {**_ALWAYS, "messages": sent["messages"], **expected}
 
 

@@ -25,7 +25,7 @@ def references(value: Any) -> list[str]:
 
 def test_every_operation_of_every_document_is_served_under_its_full_path() -> None:
     for name in documents():
-        base = "/v1" if name == "openai" else ""
+        base = {"openai": "/v1", "anthropic": "/anthropic"}.get(name, "")
         for path, item in load(name)["paths"].items():
             for method in item.keys() & {"get", "head", "post", "delete"}:
                 assert WHOLE["paths"][base + path][method]["tags"] == [name]

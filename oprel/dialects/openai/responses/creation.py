@@ -9,10 +9,10 @@ from typing import TYPE_CHECKING, Any
 import msgspec
 from msgspec import UNSET, Struct
 
+from oprel.dialects.body import read
+from oprel.dialects.delivery import SSE, beginning, check_finished, unknown_fields, waiting, warnings_of
 from oprel.dialects.exchange import Answer, Head
 from oprel.dialects.headers import Told, json_headers, oprel_headers
-from oprel.dialects.openai.body import read
-from oprel.dialects.openai.delivery import SSE, beginning, check_finished, unknown_fields, waiting, warnings_of
 from oprel.dialects.openai.generation import Generating, generating
 from oprel.dialects.openai.requests import keep_alive_s
 from oprel.dialects.openai.responses.errors import ResponseErrors, problem

@@ -13,7 +13,7 @@ from typing import Any
 
 import msgspec
 
-from oprel.dialects.openai.body import converted
+from oprel.dialects.body import converted
 from oprel.dialects.openai.messages import image_of_url, json_arguments
 from oprel.dialects.openai.responses.wire import (
     CallItem,

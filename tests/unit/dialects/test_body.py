@@ -10,7 +10,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from oprel.dialects.openai.body import Read, read
+from oprel.dialects.body import Read, read
 from oprel.dialects.openai.wire import ChatBody
 from oprel.errors import InvalidRequestError
 
