@@ -26,7 +26,7 @@ from oprel.templates.values import JsonList, JsonMap, Record, Value
 
 __all__ = ["ChatTemplate", "chat_template", "used_tools"]
 
-_KEPT = 64
+_KEPT = 16  # one may take some megabytes
 _LEVELS = {"minimal": "low"}
 
 
