@@ -192,7 +192,7 @@ def _merged(turns: Iterable[Record]) -> list[Value]:
 def _call(call: ToolCall, number: int) -> Record:
     function = Record(
         "api.ToolCallFunction",
-        {"Name": call.name, "Arguments": _object(call.arguments), "Index": number},
+        {"Index": number, "Name": call.name, "Arguments": _object(call.arguments)},
         wire={"index": number, "name": call.name, "arguments": _object(call.arguments)},
     )
     wire = {"function": function}
