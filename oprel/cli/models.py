@@ -167,6 +167,9 @@ def _show(arguments: argparse.Namespace, terminal: Terminal) -> None:
         _describe(arguments.model, shown, terminal)
 
 
+_TEMPLATES = {"go": "Go, from its manifest", "jinja": "Jinja, from its file"}
+
+
 def _describe(name: str, shown: ShowResponse, terminal: Terminal) -> None:
     details = shown.details
     facts = {
@@ -178,6 +181,7 @@ def _describe(name: str, shown: ShowResponse, terminal: Terminal) -> None:
         "context": details.context_length,
         "embedding": details.embedding_length,
         "capabilities": ", ".join(shown.capabilities or ()),
+        "template": _TEMPLATES.get((shown.oprel or {}).get("template", "")),
         "license": (shown.license or "").strip().partition("\n")[0],
     }
     for fact, value in facts.items():

@@ -135,6 +135,7 @@ class ShowResponse(_Response):
     model_info: Mapping[str, Any] | None = None
     capabilities: Sequence[str] | None = None
     modified_at: datetime | None = None
+    oprel: Mapping[str, Any] | None = None
 
 
 class RunningModel(_Response):

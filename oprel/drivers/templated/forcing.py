@@ -40,9 +40,12 @@ def _call(tool: Tool, driver: str, model: str) -> dict[str, Any]:
     parameters = tool.parameters or '{"type":"object"}'
     if '"$ref"' in parameters:  # it would point to another place, inside another schema
         raise _unsupported(f"references in the schema of {tool.name!r}, which must be called", "tools", driver, model)
+    arguments = msgspec.json.decode(parameters)
+    if isinstance(arguments, dict) and "properties" in arguments:
+        arguments.setdefault("additionalProperties", False)  # small models would go on inventing arguments
     return {
         "type": "object",
-        "properties": {"name": {"const": tool.name}, "arguments": msgspec.json.decode(parameters)},
+        "properties": {"name": {"const": tool.name}, "arguments": arguments},
         "required": ["name", "arguments"],
         "additionalProperties": False,
     }

@@ -194,6 +194,7 @@ class TestModels:
         out = oprel("show", "scripted", server=server).out
         assert "135M" in out
         assert "Q8_0" in out
+        assert "template      Jinja, from its file" in out
         assert oprel("show", "scripted", "--modelfile", server=server).out.startswith("# Modelfile")
         assert json.loads(oprel("show", "scripted", "--json", server=server).out)["details"]["format"] == "gguf"
 

@@ -253,3 +253,25 @@ def test_other_engines_words() -> None:
         "logprobs": 2,
     }
     assert "chat_template_kwargs" not in chat(quirks, thinking=Thinking(enabled=True))
+
+
+@pytest.mark.parametrize(
+    ("prompt", "images", "sent"),
+    [
+        ("What?", 1, "<M>What?"),
+        ("What?", 2, "<M><M>What?"),
+        ("a [img-0] b [img-1].", 2, "a <M> b <M>."),
+        ("a [img-0] b", 2, "<M>a <M> b"),
+        ("[img-0][img-0]", 1, "<M>[img-0]"),
+        ("[img-1] [img-0]", 2, "<M>[img-1] <M>"),
+        ("[img-0]", 0, "[img-0]"),
+    ],
+)
+def test_images_of_a_raw_prompt_take_their_places(prompt: str, images: int, sent: str) -> None:
+    """As many marks as there are images, whatever the prompt says."""
+    request = CompletionRequest(prompt, images=(ImagePart(b"x"),) * images)
+    writer = RequestWriter(LLAMA_SERVER, context_tokens=99, can_think=False)
+    body = json.loads(writer.complete(request, media_marker="<M>"))
+    told = body["prompt"]["prompt_string"] if images else body["prompt"]
+    assert told == sent
+    assert told.count("<M>") == images

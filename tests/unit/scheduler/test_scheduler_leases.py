@@ -844,3 +844,41 @@ def test_cancelling_everything_leaves_no_engine() -> None:
         assert not house.driver.alive
 
     asyncio.run(main())
+
+
+# -- templates
+
+
+def test_models_with_the_same_weights_share_an_engine_each_with_its_own_template() -> None:
+    own = scripted_model("own")
+    go = scripted_model(
+        "go", files=own.files, digest="9" * 64, template="<{{ range .Messages }}{{ .Content }}{{ end }}>"
+    )
+    old = scripted_model("old", files=own.files, digest="8" * 64, chat_template=None, template="[{{ .Prompt }}]")
+
+    async def scenario(house: House) -> None:
+        prompts = []
+        for name in ("own", "go", "old"):
+            async with house.scheduler.lease(name, need="chat") as lease:
+                assert lease.plan.chat == (name != "own")  # a scripted plan doesn't say it by itself
+                prompts.append(await lease.engine.render(HELLO))
+        assert prompts == ["user: hello\n", "<hello>", "[hello]"]
+        assert len(house.engines) == 1
+        (listed,) = house.scheduler.loaded()
+        assert dict(listed.plan.reasons)["template"] == "the Go template of its manifest, applied by Oprel"
+        go_now, own_now = await house.scheduler.prospects([go, own])
+        assert (go_now.is_loaded, go_now.capabilities.tools) == (True, False)
+        assert (own_now.is_loaded, own_now.capabilities.tools) == (True, True)
+
+    check(lambda: House(models=(own, go, old)), scenario)
+
+
+def test_a_template_from_the_settings_is_only_for_models_that_have_none() -> None:
+    go = scripted_model("go", chat_template=None, template="<{{ .Prompt }}>")
+
+    async def scenario(house: House) -> None:
+        async with house.scheduler.lease("go", need="chat") as lease:
+            assert await lease.engine.render(HELLO) == "<hello>"
+        assert house.driver.starts[0].options.chat_template is None
+
+    check(lambda: House(models=(go,), chat_template="chatml"), scenario)

@@ -407,6 +407,19 @@ def test_a_model_without_a_template_is_refused_for_chat_and_not_for_text() -> No
     assert post(COMPLETIONS, {**PROMPT, "model": "bare"}, models=(bare,)).status == 200
 
 
+def test_a_model_with_only_a_go_template_chats() -> None:
+    go = scripted_model("go:latest", chat_template=None, template="<{{ range .Messages }}{{ .Content }}{{ end }}>")
+    told = post(CHAT, {**HELLO, "model": "go"}, models=(go,)).json()
+    assert told["choices"][0]["message"]["content"] == "Hello, world!"
+    assert told["usage"]["prompt_tokens"] == 1, "the prompt is one word, and goes to the model as it is"
+
+
+def test_a_template_that_can_not_be_applied_is_the_models_fault() -> None:
+    broken = scripted_model("go:latest", chat_template=None, template="{{ range .Messages }}")
+    status, told = error(CHAT, {**HELLO, "model": "go"}, models=(broken,))
+    assert (status, told["code"], told["message"]) == (500, "template_error", "template: :1: unexpected EOF")
+
+
 def test_a_damaged_model() -> None:
     broken = scripted_model("broken:latest", damage="its weights are cut")
     status, told = error(CHAT, {**HELLO, "model": "broken"}, models=(broken,))

@@ -213,6 +213,7 @@ def test_a_call_that_must_be_made_is_held_to_its_schema() -> None:
     schema = json.loads(asked.format.schema)
     assert schema["properties"]["name"] == {"const": "add"}
     assert schema["properties"]["arguments"]["required"] == ["a"]
+    assert schema["properties"]["arguments"]["additionalProperties"] is False
     assert '"now"' not in asked.prompt
     _, [asked] = answer([text], ChatRequest(ASK, tools=TOOLS, tool_choice="required"))
     assert [each["properties"]["name"]["const"] for each in json.loads(asked.format.schema)["anyOf"]] == ["add", "now"]
@@ -358,6 +359,22 @@ def test_another_template_takes_the_place_of_the_models() -> None:
             other = with_template(engine, "<{{ .Prompt }}>")
             assert await other.render(ChatRequest(ASK)) == "<x>"
             assert isinstance(other, TemplatedEngine) and other.inner is inner
+
+    asyncio.run(run())
+
+
+def test_a_clients_template_never_runs_on_the_loop() -> None:
+    async def run() -> None:
+        inner: Any = await started(Script(text=("ok",), capabilities=RAW), go_model())
+        engine = with_template(inner, "{{ range 9999999 }}{{ end }}{{ .Prompt }}")
+        rendering = asyncio.ensure_future(engine.render(ChatRequest(ASK)))
+        turns = 0
+        while not rendering.done():
+            await asyncio.sleep(0)
+            turns += 1
+        assert turns > 10
+        with pytest.raises(TemplateError, match="more than 400000 steps"):
+            await rendering
 
     asyncio.run(run())
 
