@@ -55,8 +55,8 @@ _RANGES: Mapping[str, tuple[float, float]] = {
     "presence_penalty": (-100, 100),
     "frequency_penalty": (-100, 100),
     "repeat_last_n": (-1, 65_536),
-    "num_ctx": (1, 2**31 - 1),
-    "top_k": (-1, 2**31 - 1),
+    "num_ctx": (4, 2**31 - 1),
+    "top_k": (0, 2**31 - 1),
     "seed": (-(2**31), 2**63 - 1),
 }
 _INT_RANGE = (-(2**31), 2**31 - 1)

@@ -26,7 +26,7 @@ from oprel.templates.values import JsonList, JsonMap, Record, Value
 
 __all__ = ["ChatTemplate", "chat_template", "used_tools"]
 
-_KEPT = 64
+_KEPT = 16  # one may take some megabytes
 _LEVELS = {"minimal": "low"}
 
 
@@ -192,7 +192,7 @@ def _merged(turns: Iterable[Record]) -> list[Value]:
 def _call(call: ToolCall, number: int) -> Record:
     function = Record(
         "api.ToolCallFunction",
-        {"Name": call.name, "Arguments": _object(call.arguments), "Index": number},
+        {"Index": number, "Name": call.name, "Arguments": _object(call.arguments)},
         wire={"index": number, "name": call.name, "arguments": _object(call.arguments)},
     )
     wire = {"function": function}

@@ -169,8 +169,8 @@ def _typescript(value: Value) -> str:
     if kinds:
         return " | ".join(_typescript(kind) for kind in kinds)
     types = value.fields.get("Type") or ()
-    names = [types] if isinstance(types, str) else list(types)
-    return " | ".join(_TYPESCRIPT.get(name, "any") for name in names) or "any"
+    names = types if isinstance(types, list | tuple) else [types]
+    return " | ".join(_TYPESCRIPT.get(shown(name), "any") for name in names) or "any"
 
 
 LAZY = frozenset({"and", "or"})

@@ -66,7 +66,7 @@ async def _prepared(services: Services, body: bytes, client: str) -> Job:
     if not asked.prompt:
         return Job(turn, name, "load", load, keep, client)
     if asked.template:
-        check_template(asked.template)
+        await asyncio.to_thread(check_template, asked.template)
     elif not asked.raw:
         admission.check_prompt_template(services, model, name=asked.model)
     turn.images = len(media)

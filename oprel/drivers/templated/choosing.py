@@ -53,11 +53,13 @@ def with_template(engine: Engine, source: str) -> Engine:
     from oprel.templates.chat import chat_template
 
     inner = engine.inner if isinstance(engine, TemplatedEngine) else engine
-    return TemplatedEngine(inner, chat_template(source), msgspec.structs.replace(inner.plan, chat=True))
+    plan = msgspec.structs.replace(inner.plan, chat=True)
+    return TemplatedEngine(inner, chat_template(source), plan, is_foreign=True)
 
 
 def check_template(source: str) -> None:
-    """Raises TemplateError for what isn't a Go template, before anything is loaded for it."""
+    """Raises TemplateError for what isn't a Go template, before anything is loaded for it. Takes a quarter of a second
+    at most; what was checked is at hand for a while."""
     from oprel.templates.chat import chat_template
 
     chat_template(source)

@@ -6,8 +6,9 @@ The engine underneath completes the text and knows nothing of it; engines for ot
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncGenerator
+from collections.abc import AsyncGenerator, Callable, Iterator
 from contextlib import aclosing
+from typing import Any
 
 import msgspec
 
@@ -49,13 +50,17 @@ _TRUNCATED = events.Warning(
 
 
 class TemplatedEngine(Engine):
-    """`inner` for one template, or for one that can't be applied: then whatever needs it raises `template`."""
+    """`inner` for one template, or for one that can't be applied: then whatever needs it raises `template`. One that
+    a client sent (`is_foreign`) may be made to take as long as it can, and is never run on the loop."""
 
-    def __init__(self, inner: Engine, template: ChatTemplate | TemplateError, plan: Plan) -> None:
+    def __init__(
+        self, inner: Engine, template: ChatTemplate | TemplateError, plan: Plan, *, is_foreign: bool = False
+    ) -> None:
         self.inner = inner
         self.plan = plan
         self.capabilities = _capabilities(inner.capabilities, template)
         self._template = template
+        self._is_foreign = is_foreign
 
     def __repr__(self) -> str:
         return f"<TemplatedEngine on {self.inner!r}>"
@@ -91,18 +96,15 @@ class TemplatedEngine(Engine):
     async def complete(self, request: CompletionRequest) -> AsyncGenerator[Batch, None]:
         """With a suffix, where the template has a place for it, that is how the text in between is asked for."""
         if request.suffix is not None and isinstance(request.prompt, str) and self._has_suffix:
-            prompt = self.template.infill(request.prompt, request.suffix)
+            prompt = await self._off_loop(self.template.infill, request.prompt, request.suffix)
             request = msgspec.structs.replace(request, prompt=prompt, suffix=None)
         async with aclosing(self.inner.complete(request)) as stream:
             async for batch in stream:
                 yield batch
 
     async def render(self, request: ChatRequest) -> str:
-        template = self.template
-        size = sum(len(message.text) for message in request.messages)
-        if len(request.messages) > _MANY_MESSAGES or size > _LONG_TEXT:
-            return await asyncio.to_thread(template.conversation, request)
-        return template.conversation(request)
+        is_large = len(request.messages) > _MANY_MESSAGES or sum(_sizes(request)) > _LONG_TEXT
+        return await self._off_loop(self.template.conversation, request, is_large=is_large)
 
     async def embed(self, request: EmbedRequest) -> Embeddings:
         return await self.inner.embed(request)
@@ -129,6 +131,10 @@ class TemplatedEngine(Engine):
         return self.inner.memory_bytes()
 
     # -- one answer
+
+    async def _off_loop(self, render: Callable[..., str], *data: Any, is_large: bool = False) -> str:
+        """In a thread, where it may take more than a moment."""
+        return await asyncio.to_thread(render, *data) if is_large or self._is_foreign else render(*data)
 
     @property
     def _has_suffix(self) -> bool:
@@ -194,6 +200,11 @@ class TemplatedEngine(Engine):
     def _reader(self, request: ChatRequest, prompt: str, marks: Marks | None = None) -> AnswerReader:
         names = frozenset(tool.name for tool in used_tools(request))
         return AnswerReader(marks or self.template.marks, tools=names, prompt=prompt)
+
+
+def _sizes(request: ChatRequest) -> Iterator[int]:
+    yield from (len(message.text) for message in request.messages)
+    yield from (len(tool.parameters or "") for tool in request.tools)
 
 
 def _capabilities(inner: Capabilities, template: ChatTemplate | TemplateError) -> Capabilities:

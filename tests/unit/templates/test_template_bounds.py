@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 import contextlib
+import json
 import time
 
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from oprel.schema import ChatRequest, Message, TextPart, Tool, ToolCall
 from oprel.templates import MAX_TEMPLATE_BYTES, JsonMap, Limits, Record, TemplateError, parse
+from oprel.templates.chat import ChatTemplate
 
 DATA = {
     "Messages": [{"Role": "user", "Content": "hi"}, {"Role": "tool", "Content": ""}],
@@ -34,6 +37,18 @@ _SMALL = Limits(steps=5000, output_chars=20_000)
 def test_nothing_but_template_error_escapes(source: str) -> None:
     with contextlib.suppress(TemplateError):
         assert len(parse(source).render(DATA, limits=_SMALL)) <= 20_000
+
+
+@given(st.lists(_PIECES, max_size=30).map("".join))
+@settings(max_examples=200, deadline=None)
+def test_nothing_else_escapes_a_conversation(source: str) -> None:
+    call = ToolCall("f", '{"a":1}')
+    tool = Tool("f", "d", '{"type":5,"properties":{"a":{"type":[1,{}],"anyOf":[3]},"b":7},"required":"x"}')
+    messages = (Message("user", (TextPart("hi"),)), Message("assistant", tool_calls=(call,)))
+    with contextlib.suppress(TemplateError):
+        template = ChatTemplate(parse(source + "{{ range .Tools }}{{ . }}{{ end }}"))
+        template.conversation(ChatRequest(messages, tools=(tool,)))
+        template.infill("a", "b")
 
 
 @given(st.recursive(
@@ -119,6 +134,16 @@ def test_no_attribute_of_a_python_object_can_be_reached(name: str) -> None:
         with contextlib.suppress(TemplateError):
             text = parse("{{ (" + of + ")." + name + " }}").render(DATA)
         assert text in ("", "<no value>")
+
+
+def test_types_that_no_schema_has_are_any() -> None:
+    for said in ({"type": 5}, {"type": [1, {}]}, {"anyOf": [3]}, 7, {"type": "odd"}, {}):
+        schema = json.dumps({"type": "object", "properties": {"a": said}})
+        template = (
+            "{{ len .Messages }}{{ range .Tools }}{{ toTypeScriptType .Function.Parameters.Properties.a }}{{ end }}"
+        )
+        request = ChatRequest((Message("user", (TextPart("hi"),)),), tools=(Tool("f", parameters=schema),))
+        assert set(ChatTemplate(parse(template)).conversation(request)[1:].split(" | ")) == {"any"}
 
 
 def test_what_a_tool_message_says_is_not_read_as_a_template() -> None:

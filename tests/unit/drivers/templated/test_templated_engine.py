@@ -363,6 +363,22 @@ def test_another_template_takes_the_place_of_the_models() -> None:
     asyncio.run(run())
 
 
+def test_a_clients_template_never_runs_on_the_loop() -> None:
+    async def run() -> None:
+        inner: Any = await started(Script(text=("ok",), capabilities=RAW), go_model())
+        engine = with_template(inner, "{{ range 9999999 }}{{ end }}{{ .Prompt }}")
+        rendering = asyncio.ensure_future(engine.render(ChatRequest(ASK)))
+        turns = 0
+        while not rendering.done():
+            await asyncio.sleep(0)
+            turns += 1
+        assert turns > 10
+        with pytest.raises(TemplateError, match="more than 400000 steps"):
+            await rendering
+
+    asyncio.run(run())
+
+
 def test_closing_the_answer_closes_the_engines() -> None:
     async def run() -> None:
         inner: Any = await started(Script(endless=True, capabilities=RAW), go_model())
