@@ -11,7 +11,7 @@ if TYPE_CHECKING:
     from oprel.config import Settings
     from oprel.sdk.client import Client
 
-__all__ = ["add_address", "client_of", "pull_with_bar", "reach_server", "settings_of"]
+__all__ = ["add_address", "add_quality", "client_of", "pull_with_bar", "reach_server", "settings_of"]
 
 # Flags whose name differs from the setting's.
 _RENAMED = {"model": "preload"}
@@ -20,6 +20,11 @@ _RENAMED = {"model": "preload"}
 def add_address(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--host", metavar="HOST", help="the server's host, host:port or URL (127.0.0.1)")
     parser.add_argument("--port", metavar="PORT", help="the server's port (11434)")
+
+
+def add_quality(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("--quantization", metavar="Q", help="Q4_K_M, … (auto: the best that fits this machine)")
+    parser.add_argument("--allow-low-quality", action="store_true", help="Q2 and below may be taken")
 
 
 def settings_of(arguments: argparse.Namespace, *names: str) -> Settings:
@@ -39,10 +44,23 @@ def client_of(settings: Settings, base_url: str | None = None) -> Client:
     return Client(base_url or settings.base_url, api_key=settings.api_keys[0] if settings.api_keys else None)
 
 
-def pull_with_bar(client: Client, model: str, terminal: Terminal) -> None:
+def pull_with_bar(
+    client: Client,
+    model: str,
+    terminal: Terminal,
+    *,
+    insecure: bool = False,
+    allow_low_quality: bool = False,
+    max_memory_mb: int | None = None,
+) -> None:
+    parts = client.pull(
+        model, insecure=insecure, stream=True, allow_low_quality=allow_low_quality, max_memory_mb=max_memory_mb
+    )
     with terminal.bar() as bar:
-        for part in client.pull(model, stream=True):
+        for part in parts:
             bar.show(part.status or "", part.completed, part.total)
+            if note := (part.oprel or {}).get("note"):
+                bar.note(str(note))
 
 
 def reach_server(settings: Settings, terminal: Terminal) -> str:

@@ -94,6 +94,12 @@ class Bar:
         self._said_at = now
         self._say(f"{task}{self._amount(completed or 0, total)}" if total else task)
 
+    def note(self, text: str) -> None:
+        """A line that stays, below what was shown."""
+        if not self._quiet:
+            self._finish_line()
+            print(text, file=sys.stderr, flush=True)
+
     def _say(self, text: str) -> None:
         if self._is_terminal:
             width = shutil.get_terminal_size().columns - 1

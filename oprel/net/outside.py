@@ -32,8 +32,10 @@ __all__ = [
     "NotThereError",
     "OutsideClient",
     "OutsideResponse",
+    "RefusedError",
     "SmallBody",
     "TransientSourceError",
+    "host_of",
     "origin_of",
     "require_ok",
     "shown_url",
@@ -62,15 +64,24 @@ Address = ipaddress.IPv4Address | ipaddress.IPv6Address
 
 
 class TransientSourceError(SourceError):
-    """Another try may succeed. `retry_after_s` is what the server asked for."""
+    """Another try may succeed. `retry_after_s` is what the server asked for; `status` what it answered, if it did."""
 
-    def __init__(self, message: str, *, retry_after_s: float | None = None) -> None:
+    def __init__(self, message: str, *, retry_after_s: float | None = None, answered: int | None = None) -> None:
         super().__init__(message)
         self.retry_after_s = retry_after_s
+        self.answered = answered
 
 
 class NotThereError(SourceError):
     """Status 404 or 410."""
+
+
+class RefusedError(SourceError):
+    """Status 401 or 403, in `answered`."""
+
+    def __init__(self, message: str, *, answered: int) -> None:
+        super().__init__(message)
+        self.answered = answered
 
 
 class SmallBody(Struct, frozen=True):
@@ -107,18 +118,23 @@ class OutsideResponse:
 
 
 class OutsideClient:
-    """`trusted` are the origins that configuration names: they may be inside, and may be plain http."""
+    """`trusted` are the origins that configuration names: they may be inside, and may be plain http. So may every port
+    of `trusted_hosts`. `bearers` are tokens by origin."""
 
     def __init__(
         self,
         *,
         trusted: Iterable[str] = (),
+        trusted_hosts: Iterable[str] = (),
+        bearers: Mapping[str, str] | None = None,
         ca_file: Path | None = None,
         proxy: str | None = None,
         credentials: Credentials | None = None,
         user_agent: str = "oprel",
     ) -> None:
         self._trusted = frozenset(trusted)
+        self._trusted_hosts = frozenset(trusted_hosts)
+        self._bearers = dict(bearers or {})
         self._ca_file = ca_file
         self._proxy = proxy
         self._credentials = credentials
@@ -172,7 +188,7 @@ class OutsideClient:
         return _parsed(str(target))
 
     async def _request(self, url: httpx.URL, headers: Mapping[str, str]) -> tuple[httpx.Request, httpx.AsyncClient]:
-        is_trusted = origin_of(str(url)) in self._trusted
+        is_trusted = origin_of(str(url)) in self._trusted or url.host in self._trusted_hosts
         if url.scheme == "http" and not is_trusted:
             raise SourceError(f"{shown_url(str(url))} isn't https, and no setting allows that.")
         proxy = self._proxy_for(url)
@@ -197,6 +213,8 @@ class OutsideClient:
         return request, client
 
     def _authorization(self, url: httpx.URL) -> dict[str, str]:
+        if (token := self._bearers.get(origin_of(str(url)))) is not None:
+            return {"Authorization": f"Bearer {token}"}
         if self._credentials is None:
             return {}
         found = self._credentials(origin_of(str(url)), url.host)
@@ -248,13 +266,18 @@ def require_ok(response: OutsideResponse, *, accept: frozenset[int] = frozenset(
         return
     where = shown_url(response.url)
     if response.status in (401, 403):
-        raise SourceError(f"{where} refuses access (status {response.status}); check the credentials for its host.")
+        raise RefusedError(
+            f"{where} refuses access (status {response.status}); check the credentials for its host.",
+            answered=response.status,
+        )
     if response.status in (404, 410):
         raise NotThereError(f"{where} isn't there (status {response.status}).")
     if response.status in (408, 425, 429) or response.status >= 500:
         wait = response.headers.get("retry-after", "")
         seconds = float(wait) if wait.isascii() and wait.isdigit() and len(wait) < 6 else None
-        raise TransientSourceError(f"{where} answers with status {response.status}.", retry_after_s=seconds)
+        raise TransientSourceError(
+            f"{where} answers with status {response.status}.", retry_after_s=seconds, answered=response.status
+        )
     raise SourceError(f"{where} answers with status {response.status}.")
 
 
@@ -265,6 +288,11 @@ def origin_of(url: str) -> str:
         return ""
     host = f"[{parsed.host}]" if ":" in parsed.host else parsed.host
     return f"{parsed.scheme}://{host}:{parsed.port or _PORTS[parsed.scheme]}"
+
+
+def host_of(url: str) -> str:
+    """Lowercase, without port; empty for what isn't http or https."""
+    return httpx.URL(url).host if origin_of(url) else ""
 
 
 def shown_url(url: str) -> str:
@@ -320,7 +348,7 @@ def _unwrapped(address: Address) -> Address:
 def _inside(url: httpx.URL) -> SourceError:
     return SourceError(
         f"{shown_url(str(url))} leads to an address inside this machine or network, which isn't fetched from "
-        "unless the package index is configured there."
+        "unless the configuration names it (the package index's, or HF_ENDPOINT)."
     )
 
 

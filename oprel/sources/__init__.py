@@ -11,12 +11,14 @@ from oprel.sources.resolve import (
     name_of_file,
     resolve_source,
 )
+from oprel.sources.wishes import PullWish
 
 __all__ = [
     "FileSource",
     "HubSource",
     "PackageSource",
     "PullProgress",
+    "PullWish",
     "Puller",
     "RegistrySource",
     "Source",

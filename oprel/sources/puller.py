@@ -14,16 +14,20 @@ from oprel.schema import Model
 from oprel.sources.progress import PullProgress, Report
 from oprel.sources.resolve import (
     FileSource,
+    HubSource,
     PackageSource,
-    Source,
+    RegistrySource,
     name_of_file,
     not_available,
     resolve_source,
 )
 from oprel.sources.threads import StopFlag, in_thread
+from oprel.sources.wishes import PullWish
 from oprel.store import Catalog, ModelName, Trees
 
 if TYPE_CHECKING:
+    from oprel.schema import Hardware
+    from oprel.sources.hub import HubAccess
     from oprel.sources.package_index import ReadSettings
 
 __all__ = ["Puller"]
@@ -36,7 +40,8 @@ Work = Callable[[Report], Awaitable[Model]]
 
 class Puller:
     """Makes no connection before it is asked to pull. `clock` counts seconds; `read_settings` says where packages are
-    looked for, by default where pip would."""
+    looked for, by default where pip would; `read_access` where the hub is, by default as `huggingface_hub` is set up;
+    `hardware` what a model has to fit."""
 
     def __init__(
         self,
@@ -45,25 +50,37 @@ class Puller:
         clock: Callable[[], float] = time.monotonic,
         read_settings: ReadSettings | None = None,
         trees: Trees | None = None,
+        read_access: Callable[[], HubAccess] | None = None,
+        hardware: Callable[[], Hardware] | None = None,
     ) -> None:
         self._catalog = catalog
         self._trees = trees
         self._clock = clock
         self._read_settings = read_settings
+        self._read_access = read_access
+        self._hardware = hardware
         self._jobs: dict[str, _Job] = {}
 
-    async def pull(self, name: str, *, insecure: bool = False) -> AsyncGenerator[PullProgress, None]:
+    async def pull(
+        self, name: str, *, insecure: bool = False, wish: PullWish | None = None
+    ) -> AsyncGenerator[PullProgress, None]:
         """Yields lines up to `success`. Closing the generator stops the download unless another pull waits for it,
-        and leaves nothing half done. `insecure` matters to registries only.
+        and leaves nothing half done. `insecure` matters to registries only, `wish` to the hub.
 
         `name` is never taken as a path. Raises InvalidNameError, SourceError, StoreError.
         """
         source = resolve_source(name, aliases=self._catalog.aliases)
-        if not isinstance(source, PackageSource):
-            if isinstance(source, FileSource):
+        wish = wish or PullWish()
+        match source:
+            case PackageSource():
+                key, work = str(source), self._package(source)
+            case HubSource():
+                key, work = f"{source} {wish}", self._hub(source, wish)
+            case FileSource():
                 raise SourceError("A path can't be pulled.")
-            raise not_available(source)
-        async with contextlib.aclosing(self._follow(_key(source), self._package(source))) as lines:
+            case RegistrySource():
+                raise not_available(source)
+        async with contextlib.aclosing(self._follow(key, work)) as lines:
             async for line in lines:
                 yield line
 
@@ -96,6 +113,21 @@ class Puller:
 
             index = PackageIndex(self._catalog, read_settings=self._read_settings)
             return await index.pull(source.reference, digest=source.digest, report=report)
+
+        return work
+
+    def _hub(self, source: HubSource, wish: PullWish) -> Work:
+        async def work(report: Report) -> Model:
+            from oprel.hardware import detect_hardware
+            from oprel.sources.hub import Hub, read_hub_access
+
+            hub = Hub(
+                self._catalog,
+                trees=self._trees,
+                read_access=self._read_access or read_hub_access,
+                hardware=self._hardware or detect_hardware,
+            )
+            return await hub.pull(source.reference, wish=wish, report=report)
 
         return work
 
@@ -223,7 +255,3 @@ class _Job:
 
 def _is_folder(path: Path) -> bool:
     return path.expanduser().is_dir()
-
-
-def _key(source: Source) -> str:
-    return str(source)

@@ -68,15 +68,13 @@ def name_of_file(path: Path) -> ModelName:
     return ModelName.parse(as_name_part(stem))
 
 
-def not_available(source: HubSource | RegistrySource) -> SourceError:
+def not_available(source: RegistrySource) -> SourceError:
     """One sentence: what can't be done, and what works."""
-    if isinstance(source, HubSource):
-        what = f"{source.reference} is on a model hub"
-    elif source.name.host == DEFAULT_HOST:
+    if source.name.host == DEFAULT_HOST:
         what = f"{source.name} would come from Ollama's registry"
     else:
         what = f"{source.name} would come from the registry {source.name.host}"
     return SourceError(
-        f"{what}, which this version can't pull from yet; what works: smollm2:135m, pypi:PACKAGE, a GGUF file's path "
-        "on the command line, and models that Ollama has pulled."
+        f"{what}, which this version can't pull from yet; what works: smollm2:135m, hf.co/OWNER/REPO, pypi:PACKAGE, a "
+        "GGUF file's path on the command line, and models that Ollama has pulled."
     )

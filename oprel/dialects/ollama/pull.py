@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import AsyncGenerator
 from contextlib import aclosing
 
 from msgspec import Struct
@@ -10,14 +11,22 @@ from oprel.dialects.exchange import Answer, Head
 from oprel.dialects.ollama.errors import OllamaErrors, refusal
 from oprel.dialects.ollama.gojson import dumps
 from oprel.dialects.ollama.names import local_name
-from oprel.dialects.ollama.wire import PullRequest, read
+from oprel.dialects.ollama.wire import PullOptions, PullRequest, read
 from oprel.dialects.services import Services
-from oprel.errors import InvalidNameError, OprelError, SourceError
-from oprel.sources import PullProgress
+from oprel.errors import InvalidNameError, InvalidRequestError, OprelError, SourceError
+from oprel.sources import PullProgress, PullWish
 
 __all__ = ["pull"]
 
+Following = AsyncGenerator[PullProgress, None]
+
 _STREAM = Head(200, ((b"content-type", b"application/x-ndjson"),))
+
+
+class Note(Struct, frozen=True):
+    """For people: what was chosen, and why."""
+
+    note: str
 
 
 class Status(Struct, frozen=True, omit_defaults=True):
@@ -25,6 +34,7 @@ class Status(Struct, frozen=True, omit_defaults=True):
     digest: str = ""
     total: int = 0
     completed: int = 0
+    oprel: Note | None = None
 
 
 async def pull(services: Services, body: bytes, errors: OllamaErrors) -> Answer:
@@ -34,15 +44,23 @@ async def pull(services: Services, body: bytes, errors: OllamaErrors) -> Answer:
         raise refusal("invalid_model_name")
     name = local_name(raw)
     answer = _streamed if asked.stream else _last
-    async with aclosing(answer(services, name, errors, insecure=asked.insecure)) as items:
+    following = services.puller.pull(name, insecure=asked.insecure, wish=_wish(asked.oprel))
+    async with aclosing(answer(following, name, errors)) as items:
         async for item in items:
             yield item
 
 
-async def _streamed(services: Services, name: str, errors: OllamaErrors, *, insecure: bool) -> Answer:
+def _wish(asked: PullOptions) -> PullWish:
+    if asked.max_memory_mb < 0:
+        raise InvalidRequestError("oprel.max_memory_mb must not be negative.", param="oprel.max_memory_mb")
+    limit = asked.max_memory_mb * 1024 * 1024 if asked.max_memory_mb else None
+    return PullWish(allow_low_quality=asked.allow_low_quality, max_memory_bytes=limit)
+
+
+async def _streamed(following: Following, name: str, errors: OllamaErrors) -> Answer:
     """Clients expect 200 and a line with the error, even where nothing else could be said before it."""
     begun = False
-    async with aclosing(services.puller.pull(name, insecure=insecure)) as progress:
+    async with aclosing(following) as progress:
         try:
             async for step in progress:
                 if not begun:
@@ -58,9 +76,9 @@ async def _streamed(services: Services, name: str, errors: OllamaErrors, *, inse
             yield errors.chunk(error)
 
 
-async def _last(services: Services, name: str, errors: OllamaErrors, *, insecure: bool) -> Answer:
+async def _last(following: Following, name: str, errors: OllamaErrors) -> Answer:
     last: PullProgress | None = None
-    async with aclosing(services.puller.pull(name, insecure=insecure)) as progress:
+    async with aclosing(following) as progress:
         async for step in progress:
             last = step
     if last is None:
@@ -71,4 +89,5 @@ async def _last(services: Services, name: str, errors: OllamaErrors, *, insecure
 
 
 def _line(step: PullProgress) -> bytes:
-    return dumps(Status(step.status, step.digest or "", step.total or 0, step.completed or 0))
+    note = None if step.note is None else Note(step.note)
+    return dumps(Status(step.status, step.digest or "", step.total or 0, step.completed or 0, note))

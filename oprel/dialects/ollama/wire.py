@@ -135,6 +135,13 @@ class ShowRequest(Struct, frozen=True):
     options: dict[str, Any] = field(default_factory=dict)
 
 
+class PullOptions(Struct, frozen=True):
+    """What Oprel's own clients add, under the key `oprel`. Zero: no limit."""
+
+    allow_low_quality: bool = False
+    max_memory_mb: int = 0
+
+
 class PullRequest(Struct, frozen=True):
     model: str = ""
     name: str = ""
@@ -142,6 +149,7 @@ class PullRequest(Struct, frozen=True):
     username: str = ""
     password: str = ""
     stream: bool = True
+    oprel: PullOptions = PullOptions()
 
 
 class DeleteRequest(Struct, frozen=True):

@@ -460,9 +460,6 @@ def test_wheels_in_folders(tmp_path: Path, catalog: Catalog) -> None:
 @pytest.mark.parametrize(
     ("name", "why"),
     [
-        ("hf.co/o/r:Q4_K_M", "on a model hub"),
-        ("o/r", "on a model hub"),
-        ("llama3", "on a model hub"),
         ("registry.example/n/m", "the registry registry.example"),
         ("nothing:1b", "Ollama's registry"),
     ],

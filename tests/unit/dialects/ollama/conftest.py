@@ -13,7 +13,7 @@ from support.servers import ScriptedServer, scripted_server
 
 from oprel.config import Settings
 from oprel.schema import Model
-from oprel.sources import PullProgress
+from oprel.sources import PullProgress, PullWish
 from oprel.store import GgufMetadata
 from oprel.testing import Script, ScriptedCatalog, scripted_model, specs
 
@@ -27,9 +27,13 @@ class ScriptedPuller:
         self.steps: list[PullProgress] = []
         self.failure: Exception | None = None
         self.asked: list[tuple[str, bool]] = []
+        self.wishes: list[PullWish | None] = []
 
-    async def pull(self, name: str, *, insecure: bool = False) -> AsyncGenerator[PullProgress, None]:
+    async def pull(
+        self, name: str, *, insecure: bool = False, wish: PullWish | None = None
+    ) -> AsyncGenerator[PullProgress, None]:
         self.asked.append((name, insecure))
+        self.wishes.append(wish)
         for step in self.steps:
             yield step
         if self.failure is not None:
