@@ -7,6 +7,7 @@ from oprel.store.catalog import Catalog
 from oprel.store.gguf import GgufMetadata, GgufTensor, GgufValue, SkippedArray, parameter_size, read_gguf
 from oprel.store.names import Digest, ModelName
 from oprel.store.references import HubReference, PackageReference, Reference, parse_reference
+from oprel.store.resumable import ResumableBlob
 from oprel.store.store import Installed, Store
 from oprel.store.trees import ImportedTree, Trees
 
@@ -26,6 +27,7 @@ __all__ = [
     "ModelName",
     "PackageReference",
     "Reference",
+    "ResumableBlob",
     "SkippedArray",
     "Store",
     "Trees",
