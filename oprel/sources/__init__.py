@@ -8,6 +8,7 @@ from oprel.sources.resolve import (
     PackageSource,
     RegistrySource,
     Source,
+    is_default_registry,
     name_of_file,
     resolve_source,
 )
@@ -22,6 +23,7 @@ __all__ = [
     "Puller",
     "RegistrySource",
     "Source",
+    "is_default_registry",
     "name_of_file",
     "resolve_source",
 ]

@@ -18,7 +18,6 @@ from oprel.sources.resolve import (
     PackageSource,
     RegistrySource,
     name_of_file,
-    not_available,
     resolve_source,
 )
 from oprel.sources.threads import StopFlag, in_thread
@@ -29,13 +28,16 @@ if TYPE_CHECKING:
     from oprel.schema import Hardware
     from oprel.sources.hub import HubAccess
     from oprel.sources.package_index import ReadSettings
+    from oprel.sources.registry import Reach
+    from oprel.sources.registry.sharing import SharedDownloads
 
 __all__ = ["Puller"]
 
 STEP_S = 0.06  # Ollama's pace for progress lines
 NO_TEMPLATE = "this model has no chat template: it completes text, but can't chat"
 
-Work = Callable[[Report], Awaitable[Model]]
+Work = Callable[[Report], Awaitable[Model | None]]
+"""Ends with the model that it brought, or None where it brought none here."""
 
 
 class Puller:
@@ -52,6 +54,8 @@ class Puller:
         trees: Trees | None = None,
         read_access: Callable[[], HubAccess] | None = None,
         hardware: Callable[[], Hardware] | None = None,
+        logins: Path | None = None,
+        trusted_registries: tuple[str, ...] = (),
     ) -> None:
         self._catalog = catalog
         self._trees = trees
@@ -59,6 +63,9 @@ class Puller:
         self._read_settings = read_settings
         self._read_access = read_access
         self._hardware = hardware
+        self._logins = logins
+        self._trusted_registries = trusted_registries
+        self._shared: SharedDownloads | None = None
         self._jobs: dict[str, _Job] = {}
 
     async def pull(
@@ -76,11 +83,26 @@ class Puller:
                 key, work = str(source), self._package(source)
             case HubSource():
                 key, work = f"{source} {wish}", self._hub(source, wish)
+            case RegistrySource():
+                key, work = f"{insecure} {source}", self._registry(source.name, insecure=insecure)
             case FileSource():
                 raise SourceError("A path can't be pulled.")
-            case RegistrySource():
-                raise not_available(source)
         async with contextlib.aclosing(self._follow(key, work)) as lines:
+            async for line in lines:
+                yield line
+
+    async def push(self, name: str, *, insecure: bool = False) -> AsyncGenerator[PullProgress, None]:
+        """Bring an installed model to the registry that its name says; yields lines up to `success`. Raises
+        InvalidNameError, ModelNotFoundError, SourceError, StoreError."""
+        parsed = ModelName.parse(name)
+
+        async def work(report: Report) -> None:
+            from oprel.sources.registry import RegistryPush
+
+            reach = await self._reach(parsed, insecure=insecure)
+            await RegistryPush(self._catalog.store, self._catalog.roots, reach).run(parsed, report)
+
+        async with contextlib.aclosing(self._follow(f"push {insecure} {parsed}", work)) as lines:
             async for line in lines:
                 yield line
 
@@ -130,6 +152,25 @@ class Puller:
             return await hub.pull(source.reference, wish=wish, report=report)
 
         return work
+
+    def _registry(self, name: ModelName, *, insecure: bool) -> Work:
+        async def work(report: Report) -> Model:
+            from oprel.sources.registry import RegistryPull
+            from oprel.sources.registry.sharing import SharedDownloads
+
+            if self._shared is None:
+                self._shared = SharedDownloads()
+            reach = await self._reach(name, insecure=insecure)
+            stored = await RegistryPull(self._catalog.store, self._shared, reach).run(name, report)
+            return await asyncio.to_thread(self._catalog.find, str(stored))
+
+        return work
+
+    async def _reach(self, name: ModelName, *, insecure: bool) -> Reach:
+        from oprel.sources.registry import Logins, Reach
+
+        login = None if self._logins is None else await asyncio.to_thread(Logins(self._logins).get, name.host)
+        return Reach(is_insecure=insecure, trusted=self._trusted_registries, login=login)
 
     def _file(self, path: Path, name: ModelName) -> Work:
         async def work(report: Report) -> Model:
@@ -229,7 +270,7 @@ class _Job:
     async def _run(self, work: Work) -> None:
         try:
             model = await work(self._report)
-            if model.chat_template is None and model.template is None and not model.is_embedding:
+            if model is not None and model.chat_template is None and model.template is None and not model.is_embedding:
                 self._report(PullProgress(NO_TEMPLATE))
             self._report(PullProgress("success"))
         finally:

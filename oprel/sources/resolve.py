@@ -7,11 +7,19 @@ from typing import TypeAlias
 
 from msgspec import Struct
 
-from oprel.errors import SourceError
 from oprel.store import Aliases, Digest, HubReference, ModelName, PackageReference, parse_reference
 from oprel.store.names import DEFAULT_HOST, as_name_part
 
-__all__ = ["FileSource", "HubSource", "PackageSource", "RegistrySource", "Source", "name_of_file", "resolve_source"]
+__all__ = [
+    "FileSource",
+    "HubSource",
+    "PackageSource",
+    "RegistrySource",
+    "Source",
+    "is_default_registry",
+    "name_of_file",
+    "resolve_source",
+]
 
 
 class PackageSource(Struct, frozen=True):
@@ -68,13 +76,7 @@ def name_of_file(path: Path) -> ModelName:
     return ModelName.parse(as_name_part(stem))
 
 
-def not_available(source: RegistrySource) -> SourceError:
-    """One sentence: what can't be done, and what works."""
-    if source.name.host == DEFAULT_HOST:
-        what = f"{source.name} would come from Ollama's registry"
-    else:
-        what = f"{source.name} would come from the registry {source.name.host}"
-    return SourceError(
-        f"{what}, which this version can't pull from yet; what works: smollm2:135m, hf.co/OWNER/REPO, pypi:PACKAGE, a "
-        "GGUF file's path on the command line, and models that Ollama has pulled."
-    )
+def is_default_registry(source: Source) -> bool:
+    """Whether a pull goes where this project or its user's settings say, and not to a host that a client of the server
+    named."""
+    return not isinstance(source, RegistrySource) or source.name.host == DEFAULT_HOST

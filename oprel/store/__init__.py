@@ -9,6 +9,7 @@ from oprel.store.names import Digest, ModelName
 from oprel.store.origins import Origin, Origins
 from oprel.store.quantizations import is_low_quality, with_quantization
 from oprel.store.references import HubReference, PackageReference, Reference, parse_reference
+from oprel.store.resumable import ResumableBlob
 from oprel.store.store import Installed, Store
 from oprel.store.trees import ImportedTree, Trees
 
@@ -30,6 +31,7 @@ __all__ = [
     "Origins",
     "PackageReference",
     "Reference",
+    "ResumableBlob",
     "SkippedArray",
     "Store",
     "Trees",

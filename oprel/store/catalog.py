@@ -99,6 +99,11 @@ class Catalog:
             ),
         )
 
+    @property
+    def roots(self) -> tuple[Path, ...]:
+        """The folders of models, the one that is written to first."""
+        return self._roots
+
     def find(self, name: str) -> Model:
         """An installed name (without regard to case; the store before the shelves), then an alias, then `pypi:…` and
         `OWNER/REPO` as they were stored. Raises InvalidNameError, ModelNotFoundError; a damaged model is returned,

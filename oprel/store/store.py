@@ -30,6 +30,7 @@ from oprel.store.manifests import (
 )
 from oprel.store.metadata_cache import MetadataCache
 from oprel.store.names import Digest, ModelName
+from oprel.store.resumable import ResumableBlob, remove_resumables
 
 __all__ = ["Installed", "Store"]
 
@@ -63,6 +64,11 @@ class Store:
             self._is_swept = True
             self.sweep()
         return BlobWriter.open(self.partial_dir(), self.models_dir, disk=self.disk, size_bytes=size_bytes)
+
+    def resume_blob(self, key: str) -> ResumableBlob | None:
+        """What an earlier process had of `key`, or its beginning; None while another one is at it. A context manager
+        that keeps what is unfinished. Raises StoreError."""
+        return ResumableBlob.resume(self.partial_dir(), self.models_dir, disk=self.disk, key=key)
 
     def import_gguf(
         self,
@@ -154,11 +160,13 @@ class Store:
         return True
 
     def sweep(self, *, min_age_s: float = PARTIAL_GRACE_S) -> int:
-        """Remove partial files that a killed process left; returns how many."""
+        """Remove partial files that a killed process left; returns how many. Downloads that can go on stay a week."""
         with self._lock.held(), contextlib.suppress(OSError):
-            removed = remove_partials(self._own_partial_dir, disk=self.disk, min_age_s=min_age_s)
-            beside = self.models_dir / "blobs"
-            return removed + remove_partials(beside, disk=self.disk, min_age_s=min_age_s)
+            removed = 0
+            for folder in (self._own_partial_dir, self.models_dir / "blobs"):
+                removed += remove_partials(folder, disk=self.disk, min_age_s=min_age_s)
+                removed += remove_resumables(folder, disk=self.disk)
+            return removed
         return 0
 
     def partial_dir(self) -> Path:

@@ -1,8 +1,8 @@
-"""POST /api/pull: progress as it comes, or only the last word."""
+"""POST /api/pull and /api/push: progress as it comes, or only the last word."""
 
 from __future__ import annotations
 
-from collections.abc import AsyncGenerator
+from collections.abc import AsyncGenerator, Callable
 from contextlib import aclosing
 
 from msgspec import Struct
@@ -11,16 +11,16 @@ from oprel.dialects.exchange import Answer, Head
 from oprel.dialects.ollama.errors import OllamaErrors, refusal
 from oprel.dialects.ollama.gojson import dumps
 from oprel.dialects.ollama.names import local_name
-from oprel.dialects.ollama.wire import PullOptions, PullRequest, read
+from oprel.dialects.ollama.wire import PullOptions, PullRequest, PushRequest, read
 from oprel.dialects.services import Services
 from oprel.errors import InvalidNameError, InvalidRequestError, OprelError, SourceError
-from oprel.sources import PullProgress, PullWish
+from oprel.sources import PullProgress, PullWish, is_default_registry, resolve_source
 
-__all__ = ["pull"]
-
-Following = AsyncGenerator[PullProgress, None]
+__all__ = ["pull", "push"]
 
 _STREAM = Head(200, ((b"content-type", b"application/x-ndjson"),))
+
+Progress = Callable[[], AsyncGenerator[PullProgress, None]]
 
 
 class Note(Struct, frozen=True):
@@ -37,15 +37,37 @@ class Status(Struct, frozen=True, omit_defaults=True):
     oprel: Note | None = None
 
 
-async def pull(services: Services, body: bytes, errors: OllamaErrors) -> Answer:
+async def pull(services: Services, body: bytes, errors: OllamaErrors, *, is_page: bool = False) -> Answer:
+    """`is_page`: a web page asked. Its user didn't necessarily, so it may not choose a host to fetch from."""
     asked, _ = read(body, PullRequest)
     raw = asked.model or asked.name
     if not raw.strip():
         raise refusal("invalid_model_name")
     name = local_name(raw)
-    answer = _streamed if asked.stream else _last
-    following = services.puller.pull(name, insecure=asked.insecure, wish=_wish(asked.oprel))
-    async with aclosing(answer(following, name, errors)) as items:
+    wish = _wish(asked.oprel)
+    if is_page and (asked.insecure or not _is_usual(services, name)):
+        raise refusal("page_reaches_out")
+
+    def begin() -> AsyncGenerator[PullProgress, None]:
+        return services.puller.pull(name, insecure=asked.insecure, wish=wish)
+
+    async with aclosing(_told(begin, name, errors, is_streamed=asked.stream)) as items:
+        async for item in items:
+            yield item
+
+
+async def push(services: Services, body: bytes, errors: OllamaErrors, *, is_page: bool = False) -> Answer:
+    """No page may have a model sent anywhere."""
+    asked, _ = read(body, PushRequest)
+    raw = asked.model or asked.name
+    if not raw.strip():
+        raise refusal("model_required")
+    if is_page:
+        raise refusal("page_reaches_out")
+    name = local_name(raw)
+    async with aclosing(
+        _told(lambda: services.puller.push(name, insecure=asked.insecure), name, errors, is_streamed=asked.stream)
+    ) as items:
         async for item in items:
             yield item
 
@@ -57,10 +79,18 @@ def _wish(asked: PullOptions) -> PullWish:
     return PullWish(allow_low_quality=asked.allow_low_quality, max_memory_bytes=limit)
 
 
-async def _streamed(following: Following, name: str, errors: OllamaErrors) -> Answer:
+def _is_usual(services: Services, name: str) -> bool:
+    return is_default_registry(resolve_source(name, aliases=services.catalog.aliases))
+
+
+def _told(progress: Progress, name: str, errors: OllamaErrors, *, is_streamed: bool) -> Answer:
+    return _streamed(progress, errors) if is_streamed else _last(progress, name)
+
+
+async def _streamed(begin: Progress, errors: OllamaErrors) -> Answer:
     """Clients expect 200 and a line with the error, even where nothing else could be said before it."""
     begun = False
-    async with aclosing(following) as progress:
+    async with aclosing(begin()) as progress:
         try:
             async for step in progress:
                 if not begun:
@@ -76,13 +106,13 @@ async def _streamed(following: Following, name: str, errors: OllamaErrors) -> An
             yield errors.chunk(error)
 
 
-async def _last(following: Following, name: str, errors: OllamaErrors) -> Answer:
+async def _last(begin: Progress, name: str) -> Answer:
     last: PullProgress | None = None
-    async with aclosing(following) as progress:
+    async with aclosing(begin()) as progress:
         async for step in progress:
             last = step
     if last is None:
-        raise SourceError(f"nothing was pulled for {name!r}: try again")
+        raise SourceError(f"nothing was done for {name!r}: try again")
     body = _line(last)
     yield Head(200, ((b"content-type", b"application/json"), (b"content-length", b"%d" % len(body))))
     yield body

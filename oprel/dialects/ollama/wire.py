@@ -152,6 +152,15 @@ class PullRequest(Struct, frozen=True):
     oprel: PullOptions = PullOptions()
 
 
+class PushRequest(Struct, frozen=True):
+    model: str = ""
+    name: str = ""
+    insecure: bool = False
+    username: str = ""
+    password: str = ""
+    stream: bool = True
+
+
 class DeleteRequest(Struct, frozen=True):
     model: str = ""
     name: str = ""

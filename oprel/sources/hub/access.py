@@ -16,7 +16,8 @@ from pathlib import Path
 from msgspec import Struct
 
 from oprel.errors import ConfigError
-from oprel.net.outside import OutsideClient, host_of, origin_of
+from oprel.net.addresses import host_of, origin_of
+from oprel.net.outside import OutsideClient
 
 __all__ = ["DEFAULT_ENDPOINT", "HubAccess", "read_hub_access"]
 
@@ -36,13 +37,16 @@ class HubAccess(Struct, frozen=True):
         return f"HubAccess({self.endpoint!r}, {'with' if self.token else 'without'} a token)"
 
     def client(self) -> OutsideClient:
-        """The hardened client. The token goes to the endpoint's origin only, never to where that redirects."""
+        """The hardened client, which takes `headers` along to the endpoint's own origin only."""
         origin = origin_of(self.endpoint)
         return OutsideClient(
             trusted=(origin,) if self.is_configured else (),
             trusted_hosts=(host_of(self.endpoint),) if self.is_configured else (),
-            bearers={origin: self.token} if self.token else {},
         )
+
+    @property
+    def headers(self) -> dict[str, str]:
+        return {"Authorization": f"Bearer {self.token}"} if self.token else {}
 
 
 def read_hub_access(environment: Mapping[str, str] | None = None) -> HubAccess:

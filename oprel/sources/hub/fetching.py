@@ -2,46 +2,39 @@
 
 from __future__ import annotations
 
-import asyncio
-
 from oprel.errors import SourceError
 from oprel.net.outside import OutsideClient
-from oprel.sources.download import Download
 from oprel.sources.hub.access import HubAccess
 from oprel.sources.hub.listing import HubFile, Listing, file_url, told
 from oprel.sources.progress import PullProgress, Report
-from oprel.sources.threads import in_thread
-from oprel.store import BlobWriter, Digest, Store
+from oprel.sources.transfer import fetch_blob
+from oprel.store import Digest, ResumableBlob, Store
 
 __all__ = ["fetch_large", "required_digest"]
 
 
 async def fetch_large(
     client: OutsideClient, access: HubAccess, listing: Listing, file: HubFile, *, store: Store, report: Report
-) -> BlobWriter:
-    """A finished writer, which the caller publishes or discards. Raises SourceError, StoreError."""
+) -> ResumableBlob:
+    """A finished writer, which the caller publishes, discards (it is kept for another try) or forgets. Raises
+    SourceError, StoreError."""
     digest = required_digest(listing, file)
     status = f"pulling {digest.short}"
 
     def completed(done: int, total: int | None) -> None:
         report(PullProgress(status, str(digest), file.size_bytes, done))
 
-    writer = await asyncio.to_thread(store.new_blob, size_bytes=file.size_bytes)
-    try:
-        with told(access, listing.id, is_listed=True):
-            await Download(
-                client,
-                file_url(access, listing, file),
-                writer,
-                size_bytes=file.size_bytes,
-                max_bytes=file.size_bytes,
-                completed=completed,
-            ).run()
-        await in_thread(lambda stop: writer.finish(digest))
-    except BaseException:
-        writer.discard()
-        raise
-    return writer
+    with told(access, listing.id, is_listed=True):
+        return await fetch_blob(
+            client,
+            file_url(access, listing, file),
+            store,
+            digest=digest,
+            size_bytes=file.size_bytes,
+            max_bytes=file.size_bytes,
+            completed=completed,
+            headers=access.headers,
+        )
 
 
 def required_digest(listing: Listing, file: HubFile) -> Digest:

@@ -16,7 +16,7 @@ from oprel.sources.hub.files import RepoFiles
 from oprel.sources.hub.listing import HubFile, Listing, read_file
 from oprel.sources.progress import PullProgress, Report
 from oprel.sources.threads import in_thread
-from oprel.store import BlobRef, Catalog, HubReference, Origin, Origins, hash_file
+from oprel.store import BlobRef, Catalog, HubReference, Origin, Origins, ResumableBlob, hash_file
 from oprel.store.assembling import Finished, install_parts
 from oprel.store.blobs import require_space
 from oprel.store.names import as_name_part
@@ -69,6 +69,9 @@ async def pull_gguf(
                 )
             )
         except InvalidRequestError as problem:
+            for part in finished:  # of no use to another try
+                if isinstance(part, ResumableBlob):
+                    await asyncio.to_thread(part.forget)
             raise SourceError(f"What {str(name)!r} holds can't be used: {problem.message}") from problem
         origin = Origin(str(reference), listing.commit, access.endpoint, tuple(file.name for file in wanted))
         await asyncio.to_thread(Origins(store.state_dir).record, installed.digest, origin)

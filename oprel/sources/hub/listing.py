@@ -67,7 +67,7 @@ async def list_repo(client: OutsideClient, access: HubAccess, reference: HubRefe
     repo = f"{reference.owner}/{reference.repo}"
     url = f"{access.endpoint}/api/models/{repo}/revision/{quote(revision, safe='')}?blobs=true"
     with told(access, repo):
-        answer = await retried(lambda: client.read(url, max_bytes=MAX_ANSWER_BYTES))
+        answer = await retried(lambda: client.read(url, max_bytes=MAX_ANSWER_BYTES, headers=access.headers))
     found = _model_info(answer.data, repo)
     commit = found.sha
     if not isinstance(commit, str) or not _COMMIT.fullmatch(commit):
@@ -94,7 +94,7 @@ async def read_file(client: OutsideClient, access: HubAccess, listing: Listing, 
         raise SourceError(f"{file.name[:100]!r} of {listing.id!r} has {file.size_bytes} bytes, more than {limit}.")
     with told(access, listing.id, is_listed=True):
         url = file_url(access, listing, file)
-        answer = await retried(lambda: client.read(url, max_bytes=file.size_bytes))
+        answer = await retried(lambda: client.read(url, max_bytes=file.size_bytes, headers=access.headers))
     if not is_whole(file, answer.data):
         raise SourceError(f"{file.name[:100]!r} of {listing.id!r} isn't what the hub's listing says; pull again.")
     return answer.data
@@ -117,8 +117,9 @@ def git_id_of(data: bytes) -> str:
 async def search(client: OutsideClient, access: HubAccess, query: str, *, limit: int) -> tuple[SearchHit, ...]:
     """Repositories that hold GGUF files and are called like that, the most downloaded first."""
     asked = urlencode({"search": query[:200], "filter": "gguf", "sort": "downloads", "direction": -1, "limit": limit})
+    url = f"{access.endpoint}/api/models?{asked}"
     with told(access, query):
-        answer = await retried(lambda: client.read(f"{access.endpoint}/api/models?{asked}", max_bytes=MAX_ANSWER_BYTES))
+        answer = await retried(lambda: client.read(url, max_bytes=MAX_ANSWER_BYTES, headers=access.headers))
     try:
         entries = msgspec.json.decode(answer.data, type=list[dict[str, Any]])
     except (msgspec.MsgspecError, RecursionError, ValueError) as problem:

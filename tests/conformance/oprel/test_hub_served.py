@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterator
+from contextlib import closing
 from pathlib import Path
 
 import ollama
@@ -50,28 +51,28 @@ def server(hub: HubServer, models_dir: Path) -> Iterator[RealServer]:
 
 def say_hello(server: RealServer, model: str) -> str:
     options = {"temperature": 0, "seed": 1, "num_predict": 16}
-    answer = ollama.Client(server.url).chat(model, MESSAGES, options=options)
-    text = answer.message.content
+    with closing(ollama.Client(server.url)) as theirs:
+        text = theirs.chat(model, MESSAGES, options=options).message.content
     assert text
-    client = openai.OpenAI(base_url=f"{server.url}/v1", api_key="none")
-    chat = client.chat.completions.create(model=model, messages=MESSAGES, temperature=0, seed=1, max_tokens=16)  # type: ignore[arg-type]
+    with openai.OpenAI(base_url=f"{server.url}/v1", api_key="none") as client:
+        chat = client.chat.completions.create(model=model, messages=MESSAGES, temperature=0, seed=1, max_tokens=16)  # type: ignore[arg-type]
     assert chat.choices[0].message.content == text
     return text
 
 
 def test_every_form_gives_the_same_answer(server: RealServer) -> None:
     """The parts of a split file are found by the engine, though the store names files by what they hold."""
-    client = ollama.Client(server.url)
     answers = set()
-    for repo in (WHOLE, SPLIT, BARE):
-        told = [part.status for part in client.pull(f"hf.co/{repo}", stream=True)]
-        assert told[0] == "pulling manifest"
-        assert told[-3:] == ["verifying sha256 digest", "writing manifest", "success"]
-        answers.add(say_hello(server, f"hf.co/{repo}"))
-        shown = client.show(f"hf.co/{repo}")
-        assert shown.details is not None
-        assert (shown.details.parameter_size, shown.details.quantization_level) == ("134.52M", "Q4_1")
-        client.generate(f"hf.co/{repo}", keep_alive=0)
+    with closing(ollama.Client(server.url)) as client:
+        for repo in (WHOLE, SPLIT, BARE):
+            told = [part.status for part in client.pull(f"hf.co/{repo}", stream=True)]
+            assert told[0] == "pulling manifest"
+            assert told[-3:] == ["verifying sha256 digest", "writing manifest", "success"]
+            answers.add(say_hello(server, f"hf.co/{repo}"))
+            shown = client.show(f"hf.co/{repo}")
+            assert shown.details is not None
+            assert (shown.details.parameter_size, shown.details.quantization_level) == ("134.52M", "Q4_1")
+            client.generate(f"hf.co/{repo}", keep_alive=0)
     assert len(answers) == 1
 
 

@@ -31,6 +31,7 @@ def hub() -> Iterator[HubServer]:
 @pytest.fixture(autouse=True)
 def no_waiting(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(download_module, "wait_before_retry", lambda state: 0.0)
+    monkeypatch.setattr("oprel.sources.transfer.wait_before_retry", lambda state: 0.0)
 
 
 @pytest.fixture
