@@ -14,7 +14,7 @@ from oprel.dialects.ollama.names import local_name
 from oprel.dialects.ollama.wire import PullRequest, PushRequest, read
 from oprel.dialects.services import Services
 from oprel.errors import InvalidNameError, OprelError, SourceError
-from oprel.sources import PullProgress, is_default_registry, resolve_source
+from oprel.sources import PullProgress, names_a_host
 
 __all__ = ["pull", "push"]
 
@@ -37,7 +37,7 @@ async def pull(services: Services, body: bytes, errors: OllamaErrors, *, is_page
     if not raw.strip():
         raise refusal("invalid_model_name")
     name = local_name(raw)
-    if is_page and (asked.insecure or not _is_usual(services, name)):
+    if is_page and (asked.insecure or names_a_host(name)):
         raise refusal("page_reaches_out")
     async with aclosing(
         _told(lambda: services.puller.pull(name, insecure=asked.insecure), name, errors, is_streamed=asked.stream)
@@ -60,10 +60,6 @@ async def push(services: Services, body: bytes, errors: OllamaErrors, *, is_page
     ) as items:
         async for item in items:
             yield item
-
-
-def _is_usual(services: Services, name: str) -> bool:
-    return is_default_registry(resolve_source(name, aliases=services.catalog.aliases))
 
 
 def _told(progress: Progress, name: str, errors: OllamaErrors, *, is_streamed: bool) -> Answer:

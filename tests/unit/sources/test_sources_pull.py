@@ -463,8 +463,6 @@ def test_wheels_in_folders(tmp_path: Path, catalog: Catalog) -> None:
         ("hf.co/o/r:Q4_K_M", "on a model hub"),
         ("o/r", "on a model hub"),
         ("llama3", "on a model hub"),
-        ("registry.example/n/m", "the registry registry.example"),
-        ("nothing:1b", "Ollama's registry"),
     ],
 )
 def test_what_this_version_cannot_pull_is_told_with_what_works(catalog: Catalog, name: str, why: str) -> None:
