@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import io
 from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -35,17 +34,13 @@ def logins(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Logins:
 
 def test_push_tells_its_progress(oprel: Oprel, scripted_server: Start) -> None:
     puller = ScriptedPuller([PullProgress("retrieving manifest"), PullProgress("success")])
-    scripted_server(puller=puller)
-    ended = oprel("push", "reg.example/n/m")
+    ended = oprel("push", "reg.example/n/m", server=scripted_server(puller=puller))
     assert (ended.code, ended.err.splitlines()) == (0, ["retrieving manifest", "success"])
     assert puller.pulled == ["reg.example/n/m"]
 
 
-def test_a_login_is_tried_and_kept(
-    oprel: Oprel, registry: ModelRegistry, logins: Logins, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr("sys.stdin", io.StringIO("s3cr3t\n"))
-    ended = oprel("login", registry.host, "-u", "alice", "--password-stdin", "--insecure")
+def test_a_login_is_tried_and_kept(oprel: Oprel, registry: ModelRegistry, logins: Logins) -> None:
+    ended = oprel("login", registry.host, "-u", "alice", "--password-stdin", "--insecure", piped="s3cr3t\n")
     assert (ended.code, ended.err.strip()) == (0, f"logged in to {registry.host} as alice")
     assert logins.get(registry.host) == Login("alice", "s3cr3t")
     assert logins.path.stat().st_mode & 0o777 == 0o600
@@ -53,11 +48,8 @@ def test_a_login_is_tried_and_kept(
     assert logins.get(registry.host) is None
 
 
-def test_a_wrong_login_is_not_kept(
-    oprel: Oprel, registry: ModelRegistry, logins: Logins, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr("sys.stdin", io.StringIO("hunter2\n"))
-    ended: Any = oprel("login", registry.host, "-u", "alice", "--password-stdin", "--insecure")
+def test_a_wrong_login_is_not_kept(oprel: Oprel, registry: ModelRegistry, logins: Logins) -> None:
+    ended: Any = oprel("login", registry.host, "-u", "alice", "--password-stdin", "--insecure", piped="hunter2\n")
     assert ended.code == 1
     assert "unauthorized" in ended.err
     assert "hunter2" not in ended.err + ended.out
