@@ -8,8 +8,8 @@ from oprel.sources.resolve import (
     PackageSource,
     RegistrySource,
     Source,
-    is_default_registry,
     name_of_file,
+    names_a_host,
     resolve_source,
 )
 from oprel.sources.wishes import PullWish
@@ -23,7 +23,7 @@ __all__ = [
     "Puller",
     "RegistrySource",
     "Source",
-    "is_default_registry",
+    "names_a_host",
     "name_of_file",
     "resolve_source",
 ]

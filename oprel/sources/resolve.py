@@ -16,8 +16,8 @@ __all__ = [
     "PackageSource",
     "RegistrySource",
     "Source",
-    "is_default_registry",
     "name_of_file",
+    "names_a_host",
     "resolve_source",
 ]
 
@@ -76,7 +76,8 @@ def name_of_file(path: Path) -> ModelName:
     return ModelName.parse(as_name_part(stem))
 
 
-def is_default_registry(source: Source) -> bool:
-    """Whether a pull goes where this project or its user's settings say, and not to a host that a client of the server
-    named."""
-    return not isinstance(source, RegistrySource) or source.name.host == DEFAULT_HOST
+def names_a_host(text: str) -> bool:
+    """Whether who wrote it chose the host that a pull would go to, other than the few that are known. Raises
+    InvalidNameError."""
+    reference = parse_reference(text)
+    return isinstance(reference, ModelName) and reference.host.lower() != DEFAULT_HOST

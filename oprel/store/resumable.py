@@ -256,7 +256,7 @@ def remove_resumables(
             removed += 1
     for kind in ("journal", "noting"):
         for path in folder.glob(f"oprel-*.{kind}"):
-            if not path.with_suffix(".part").exists() and _written_at(path) <= oldest:
+            if not path.with_suffix(".part").exists():  # it speaks of nothing any more
                 disk.remove(path)
     return removed
 

@@ -19,13 +19,15 @@ Special = Callable[["FileHandler"], bool]
 class FileHandler(BaseHTTPRequestHandler):
     protocol_version = "HTTP/1.1"
     server: FileServer
+    body: bytes
 
     def do_GET(self) -> None:
+        self.body = self.rfile.read(int(self.headers.get("Content-Length") or 0))
         self.server.note(self.path, self.headers)
         if not any(special(self) for special in self.server.specials):
             self.server.answer_file(self)
 
-    do_HEAD = do_GET
+    do_HEAD = do_POST = do_PATCH = do_PUT = do_GET
 
     def log_message(self, format: str, *arguments: Any) -> None:
         """Quiet."""
@@ -78,6 +80,7 @@ class FileServer(ThreadingHTTPServer):
         self.has_etags = True
         self.stopping = threading.Event()
         self._guard = threading.Lock()
+        self._changed = threading.Condition(self._guard)
 
     @property
     def origin(self) -> str:
@@ -88,8 +91,14 @@ class FileServer(ThreadingHTTPServer):
             self.requests.append((path, {key.lower(): value for key, value in headers.items()}))
 
     def count(self, size: int) -> None:
-        with self._guard:
+        with self._changed:
             self.sent_bytes += size
+            self._changed.notify_all()
+
+    def wait_sent(self, size: int) -> None:
+        """Blocks until so many bytes of bodies were handed to the kernel."""
+        with self._changed:
+            assert self._changed.wait_for(lambda: self.sent_bytes >= size, 30)
 
     def first_time(self, path: str, status: int, headers: Mapping[str, str] | None = None, *, times: int = 1) -> None:
         """The next `times` requests of a path get this instead."""
@@ -109,6 +118,9 @@ class FileServer(ThreadingHTTPServer):
 
     def answer_file(self, handler: FileHandler) -> None:
         data = self.files.get(handler.path)
+        if handler.command not in ("GET", "HEAD"):
+            handler.answer(405)
+            return
         if data is None:
             handler.answer(404, b"not here")
             return

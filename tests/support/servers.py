@@ -240,6 +240,8 @@ class ScriptedPuller:
         if self.error is not None:
             raise self.error
 
+    push = pull
+
 
 class ScriptedServer:
     """The app on a real socket. `driver.engines` and their `calls` tell what engines were asked."""

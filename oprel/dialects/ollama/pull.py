@@ -14,7 +14,7 @@ from oprel.dialects.ollama.names import local_name
 from oprel.dialects.ollama.wire import PullOptions, PullRequest, PushRequest, read
 from oprel.dialects.services import Services
 from oprel.errors import InvalidNameError, InvalidRequestError, OprelError, SourceError
-from oprel.sources import PullProgress, PullWish, is_default_registry, resolve_source
+from oprel.sources import PullProgress, PullWish, names_a_host
 
 __all__ = ["pull", "push"]
 
@@ -45,7 +45,7 @@ async def pull(services: Services, body: bytes, errors: OllamaErrors, *, is_page
         raise refusal("invalid_model_name")
     name = local_name(raw)
     wish = _wish(asked.oprel)
-    if is_page and (asked.insecure or not _is_usual(services, name)):
+    if is_page and (asked.insecure or names_a_host(name)):
         raise refusal("page_reaches_out")
 
     def begin() -> AsyncGenerator[PullProgress, None]:
@@ -77,10 +77,6 @@ def _wish(asked: PullOptions) -> PullWish:
         raise InvalidRequestError("oprel.max_memory_mb must not be negative.", param="oprel.max_memory_mb")
     limit = asked.max_memory_mb * 1024 * 1024 if asked.max_memory_mb else None
     return PullWish(allow_low_quality=asked.allow_low_quality, max_memory_bytes=limit)
-
-
-def _is_usual(services: Services, name: str) -> bool:
-    return is_default_registry(resolve_source(name, aliases=services.catalog.aliases))
 
 
 def _told(progress: Progress, name: str, errors: OllamaErrors, *, is_streamed: bool) -> Answer:

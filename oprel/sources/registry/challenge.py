@@ -10,7 +10,7 @@ __all__ = ["Challenge", "parse_challenge"]
 
 _MAX_CHARS = 4096
 _MAX_PARAMETERS = 16
-_SCHEME = re.compile(r"\s*,?\s*([A-Za-z][A-Za-z0-9-]{0,30})(?:\s+|$)(?!=)")
+_SCHEME = re.compile(r"\s*,?\s*([A-Za-z][A-Za-z0-9-]{0,30})(?:\s+|(?=,)|$)(?!=)")
 _PARAMETER = re.compile(r'\s*,?\s*([A-Za-z_-]{1,40})\s*=\s*(?:"((?:[^"\\]|\\.){0,2000})"|([^\s",=]{1,2000}))\s*(?=,|$)')
 
 

@@ -39,6 +39,8 @@ class ScriptedPuller:
         if self.failure is not None:
             raise self.failure
 
+    push = pull
+
 
 class Served:
     """A client that checks what it gets, and the parts behind the server."""
@@ -50,9 +52,12 @@ class Served:
         self.puller: Any = server.services.puller
         self.client = httpx.Client(base_url=self.url, timeout=LIMIT_S)
 
-    def ask(self, path: str, body: Any = None, *, method: str = "POST", check: bool = True) -> httpx.Response:
+    def ask(
+        self, path: str, body: Any = None, *, method: str = "POST", check: bool = True, **headers: str
+    ) -> httpx.Response:
         content = body if isinstance(body, bytes) else json.dumps(body).encode()
-        response = self.client.request(method, path, content=b"" if method == "GET" else content)
+        sent = {name.replace("_", "-"): value for name, value in headers.items()}
+        response = self.client.request(method, path, content=b"" if method == "GET" else content, headers=sent)
         if check:
             validate(path, method, response)
         return response
