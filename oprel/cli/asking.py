@@ -6,7 +6,7 @@ import argparse
 import sys
 from typing import Any
 
-from oprel.cli.common import add_address, client_of, pull_with_bar, reach_server, settings_of
+from oprel.cli.common import add_address, add_quality, client_of, pull_with_bar, reach_server, settings_of
 from oprel.cli.terminal import Terminal
 
 __all__ = ["add_commands"]
@@ -18,6 +18,7 @@ def add_commands(commands: Any) -> None:
     run.add_argument("prompt", nargs="*", metavar="PROMPT", help="what is piped in is appended")
     run.add_argument("--stream", action=argparse.BooleanOptionalAction, default=True, help="word by word (default)")
     _add_sampling(run)
+    add_quality(run)
     add_address(run)
     run.set_defaults(command=_run)
 
@@ -26,6 +27,7 @@ def add_commands(commands: Any) -> None:
     generate.add_argument("prompt", nargs="*", metavar="PROMPT", help="what is piped in is appended")
     generate.add_argument("--stream", action=argparse.BooleanOptionalAction, default=False, help="word by word")
     _add_sampling(generate)
+    add_quality(generate)
     add_address(generate)
     generate.set_defaults(command=_generate)
 
@@ -51,9 +53,9 @@ def _run(arguments: argparse.Namespace, terminal: Terminal) -> None:
     if prompt is None and not sys.stdin.isatty():
         raise _nothing_to_say()
     settings = settings_of(arguments)
-    model = _model(arguments.model, settings, terminal)
+    model = _model(arguments, settings, terminal)
     with client_of(settings, reach_server(settings, terminal)) as client:
-        _fetch_if_missing(client, model, terminal)
+        _fetch_if_missing(client, model, terminal, allow_low_quality=arguments.allow_low_quality)
         conversation = Conversation(client, model, arguments)
         if prompt is None:
             talk(conversation, terminal)
@@ -69,9 +71,9 @@ def _generate(arguments: argparse.Namespace, terminal: Terminal) -> None:
     if prompt is None:
         raise _nothing_to_say()
     settings = settings_of(arguments)
-    model = _model(arguments.model, settings, terminal)
+    model = _model(arguments, settings, terminal)
     with client_of(settings, reach_server(settings, terminal)) as client:
-        _fetch_if_missing(client, model, terminal)
+        _fetch_if_missing(client, model, terminal, allow_low_quality=arguments.allow_low_quality)
         _say(Conversation(client, model, arguments), prompt, arguments, terminal)
 
 
@@ -84,7 +86,7 @@ def _embed(arguments: argparse.Namespace, terminal: Terminal) -> None:
     if not texts:
         raise _nothing_to_say()
     settings = settings_of(arguments)
-    model = _model(arguments.model, settings, terminal)
+    model = _model(arguments, settings, terminal)
     with client_of(settings, reach_server(settings, terminal)) as client:
         _fetch_if_missing(client, model, terminal)
         answer = client.embed(model, texts, dimensions=arguments.dimensions)
@@ -117,16 +119,28 @@ def _nothing_to_say() -> Exception:
     return ConfigError("there is nothing to ask: give it as an argument, or pipe it in")
 
 
-def _model(name: str, settings: Any, terminal: Terminal) -> str:
+def _model(arguments: argparse.Namespace, settings: Any, terminal: Terminal) -> str:
+    """The name to ask for: a path's model is made first, a quantization is part of the name."""
     from oprel.cli.files import import_file, is_file_name
+    from oprel.errors import InvalidRequestError
+    from oprel.store import is_low_quality, with_quantization
 
-    return import_file(name, settings, terminal) if is_file_name(name) else name
+    quantization: str | None = getattr(arguments, "quantization", None)
+    if is_file_name(arguments.model):
+        if quantization is not None:
+            raise InvalidRequestError("A file has the quantization that it has: leave out --quantization.")
+        return import_file(arguments.model, settings, terminal)
+    if quantization is not None and is_low_quality(quantization) and not arguments.allow_low_quality:
+        raise InvalidRequestError(
+            f"{quantization} loses much of the model: choose Q3 or better, or say --allow-low-quality."
+        )
+    return with_quantization(arguments.model, quantization)
 
 
-def _fetch_if_missing(client: Any, model: str, terminal: Terminal) -> None:
+def _fetch_if_missing(client: Any, model: str, terminal: Terminal, *, allow_low_quality: bool = False) -> None:
     from oprel.errors import ModelNotFoundError
 
     try:
         client.show(model)
     except ModelNotFoundError:
-        pull_with_bar(client, model, terminal)
+        pull_with_bar(client, model, terminal, allow_low_quality=allow_low_quality)

@@ -14,7 +14,15 @@ if TYPE_CHECKING:
     from oprel.sdk.client import Client
     from oprel.store import Catalog
 
-__all__ = ["add_address", "client_of", "on_server_or_store", "pull_with_bar", "reach_server", "settings_of"]
+__all__ = [
+    "add_address",
+    "add_quality",
+    "client_of",
+    "on_server_or_store",
+    "pull_with_bar",
+    "reach_server",
+    "settings_of",
+]
 
 # Flags whose name differs from the setting's.
 _RENAMED = {"model": "preload"}
@@ -23,6 +31,11 @@ _RENAMED = {"model": "preload"}
 def add_address(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--host", metavar="HOST", help="the server's host, host:port or URL (127.0.0.1)")
     parser.add_argument("--port", metavar="PORT", help="the server's port (11434)")
+
+
+def add_quality(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("--quantization", metavar="Q", help="Q4_K_M, … (auto: the best that fits this machine)")
+    parser.add_argument("--allow-low-quality", action="store_true", help="Q2 and below may be taken")
 
 
 def settings_of(arguments: argparse.Namespace, *names: str) -> Settings:
@@ -57,10 +70,23 @@ def on_server_or_store(
     stored(make_catalog(settings))
 
 
-def pull_with_bar(client: Client, model: str, terminal: Terminal) -> None:
+def pull_with_bar(
+    client: Client,
+    model: str,
+    terminal: Terminal,
+    *,
+    insecure: bool = False,
+    allow_low_quality: bool = False,
+    max_memory_mb: int | None = None,
+) -> None:
+    parts = client.pull(
+        model, insecure=insecure, stream=True, allow_low_quality=allow_low_quality, max_memory_mb=max_memory_mb
+    )
     with terminal.bar() as bar:
-        for part in client.pull(model, stream=True):
+        for part in parts:
             bar.show(part.status or "", part.completed, part.total)
+            if note := (part.oprel or {}).get("note"):
+                bar.note(str(note))
 
 
 def reach_server(settings: Settings, terminal: Terminal) -> str:

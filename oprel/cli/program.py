@@ -7,7 +7,7 @@ import os
 import sys
 from collections.abc import Sequence
 
-from oprel.cli import asking, creating, drivers, machine, models, serving, upkeep, versions
+from oprel.cli import asking, creating, drivers, finding, machine, models, registries, serving, upkeep, versions
 from oprel.cli.terminal import Terminal
 from oprel.errors import ConfigError, InvalidNameError, OprelError
 from oprel.version import __version__
@@ -56,7 +56,7 @@ def _parser() -> argparse.ArgumentParser:
     _add_loudness(parser, quiet=False, verbose=False)
     parser.set_defaults(command=None)
     commands = parser.add_subparsers(title="commands", metavar="COMMAND")
-    for group in (serving, asking, models, creating, versions, upkeep, machine, drivers):
+    for group in (serving, asking, models, finding, creating, versions, upkeep, registries, machine, drivers):
         group.add_commands(commands)
     for command in set(commands.choices.values()):  # an alias is the same command
         # After the command as well; not given there, what stood before it counts.

@@ -69,6 +69,7 @@ class Bar:
         self._is_terminal = sys.stderr.isatty()
         self._task = ""
         self._began = time.monotonic()
+        self._first = 0
         self._said_at = 0.0
         self._is_drawn = False
 
@@ -85,7 +86,7 @@ class Bar:
         is_new = task != self._task
         if is_new:
             self._finish_line()
-            self._task, self._began = task, time.monotonic()
+            self._task, self._began, self._first = task, time.monotonic(), completed or 0
         is_whole = total is not None and completed == total
         now = time.monotonic()
         every = _DRAW_EVERY_S if self._is_terminal else _LINE_EVERY_S
@@ -93,6 +94,12 @@ class Bar:
             return
         self._said_at = now
         self._say(f"{task}{self._amount(completed or 0, total)}" if total else task)
+
+    def note(self, text: str) -> None:
+        """A line that stays, below what was shown."""
+        if not self._quiet:
+            self._finish_line()
+            print(text, file=sys.stderr, flush=True)
 
     def _say(self, text: str) -> None:
         if self._is_terminal:
@@ -105,7 +112,7 @@ class Bar:
 
     def _amount(self, completed: int, total: int) -> str:
         share = min(completed / total, 1.0)
-        speed = completed / max(time.monotonic() - self._began, 0.001)
+        speed = (completed - self._first) / max(time.monotonic() - self._began, 0.001)
         numbers = f" {share:4.0%}  {size(completed)} of {size(total)}  {size(int(speed))}/s"
         if not self._is_terminal:
             return numbers

@@ -63,6 +63,7 @@ class Settings(BaseModel):
     allow_unauthenticated: bool = False
     origins: tuple[str, ...] = ()
     allowed_hosts: tuple[str, ...] = ()  # names that this server may be called by, beyond its own
+    trusted_registries: tuple[str, ...] = ()  # hosts of registries that may be inside this network
     remotes: tuple[Remote, ...] = ()  # other servers, whose models have local names
     strict: bool = False  # answers are held against the API documents, and departures told in the log
     verbose: bool = False

@@ -113,6 +113,9 @@ SETTINGS: dict[str, Setting] = {
         "origins", as_words, "a list of origins such as https://app.example", (), "OLLAMA_ORIGINS", project=False
     ),
     "allowed_hosts": Setting("allowed_hosts", as_words, "a list of host names", project=False),
+    "trusted_registries": Setting(
+        "trusted_registries", as_words, "a list of registries' hosts, each with its port if it has one", project=False
+    ),
     "remote": Setting("remotes", as_table, "tables [remote.NAME]"),
     "strict": Setting("strict", as_yes_or_no, "true or false"),
     "verbose": Setting("verbose", as_yes_or_no, "true or false"),

@@ -5,7 +5,9 @@
   Addresses inside (loopback, private, link-local, …) and plain http are refused, except for origins that the user's
   own configuration names.
 * Bodies come unpacked (`Accept-Encoding: identity`), are counted, and end at a limit.
-* Credentials belong to an origin (scheme, host, port) and are sent to no other; errors name hosts and paths only.
+* Credentials belong to an origin (scheme, host, port) and are sent to no other: after a redirect to another origin only
+  headers that say what is wanted (`Accept`, `Range`, …) go along. Errors name hosts and paths only.
+* `checked` gives one hop's way to those who make the connection themselves (`oprel.net.bulk`).
 """
 
 from __future__ import annotations
@@ -15,10 +17,11 @@ import ipaddress
 import socket
 import ssl
 from base64 import b64encode
-from collections.abc import AsyncIterator, Callable, Iterable, Mapping
+from collections.abc import AsyncIterable, AsyncIterator, Callable, Iterable, Mapping
 from contextlib import asynccontextmanager
 from pathlib import Path
 from types import TracebackType
+from typing import Protocol
 from urllib.request import getproxies, proxy_bypass
 
 import certifi
@@ -26,15 +29,29 @@ import httpx
 from msgspec import Struct
 
 from oprel.errors import SourceError
+from oprel.net.addresses import (
+    Address,
+    check_address,
+    check_literal,
+    default_port,
+    origin_of,
+    parse_url,
+    shown_url,
+)
 
 __all__ = [
     "Credentials",
+    "Hop",
     "NotThereError",
     "OutsideClient",
     "OutsideResponse",
+    "RefusedError",
     "SmallBody",
     "TransientSourceError",
+    "is_redirect",
+    "next_url",
     "origin_of",
+    "portable",
     "require_ok",
     "shown_url",
 ]
@@ -44,33 +61,30 @@ CONNECT_LIMIT_S = 15.0
 STALL_LIMIT_S = 30.0
 SMALL_BODY_LIMIT_S = 60.0
 _REDIRECTS = frozenset({301, 302, 303, 307, 308})
-_PORTS = {"http": 80, "https": 443}
-_INSIDE = tuple(
-    ipaddress.ip_network(network)
-    for network in (
-        "0.0.0.0/8", "10.0.0.0/8", "100.64.0.0/10", "127.0.0.0/8", "169.254.0.0/16", "172.16.0.0/12", "192.0.0.0/24",
-        "192.168.0.0/16", "198.18.0.0/15", "224.0.0.0/4", "240.0.0.0/4",
-        "::/128", "::1/128", "64:ff9b:1::/48", "2001::/32", "fc00::/7", "fe80::/10", "fec0::/10", "ff00::/8",
-    )
-)  # fmt: skip
-_NAT64 = ipaddress.IPv6Network("64:ff9b::/96")
-
+_PORTABLE = frozenset({"accept", "range", "if-range", "if-none-match"})
 Credentials = Callable[[str, str], tuple[str, str] | None]
 """From (origin, host) to a user and a password, or None."""
 
-Address = ipaddress.IPv4Address | ipaddress.IPv6Address
-
 
 class TransientSourceError(SourceError):
-    """Another try may succeed. `retry_after_s` is what the server asked for."""
+    """Another try may succeed. `retry_after_s` is what the server asked for; `answered` its status, if it did."""
 
-    def __init__(self, message: str, *, retry_after_s: float | None = None) -> None:
+    def __init__(self, message: str, *, retry_after_s: float | None = None, answered: int | None = None) -> None:
         super().__init__(message)
         self.retry_after_s = retry_after_s
+        self.answered = answered
 
 
 class NotThereError(SourceError):
     """Status 404 or 410."""
+
+
+class RefusedError(SourceError):
+    """Status 401 or 403, in `answered`."""
+
+    def __init__(self, message: str, *, answered: int) -> None:
+        super().__init__(message)
+        self.answered = answered
 
 
 class SmallBody(Struct, frozen=True):
@@ -79,6 +93,26 @@ class SmallBody(Struct, frozen=True):
     data: bytes
     content_type: str
     url: str
+
+
+class Hop(Struct, frozen=True):
+    """The checked way of one request. `address` is what to connect to; None where a proxy resolves the name."""
+
+    url: str
+    address: str | None
+    proxy: str | None
+    headers: dict[str, str]
+
+
+class Answered(Protocol):
+    """What `require_ok` looks at."""
+
+    @property
+    def url(self) -> str: ...
+    @property
+    def status(self) -> int: ...
+    @property
+    def headers(self) -> Mapping[str, str]: ...
 
 
 class OutsideResponse:
@@ -107,23 +141,27 @@ class OutsideResponse:
 
 
 class OutsideClient:
-    """`trusted` are the origins that configuration names: they may be inside, and may be plain http."""
+    """`trusted` are the origins that configuration names: they may be inside, and may be plain http. So may every port
+    of `trusted_hosts`."""
 
     def __init__(
         self,
         *,
         trusted: Iterable[str] = (),
+        trusted_hosts: Iterable[str] = (),
         ca_file: Path | None = None,
         proxy: str | None = None,
         credentials: Credentials | None = None,
         user_agent: str = "oprel",
     ) -> None:
         self._trusted = frozenset(trusted)
+        self._trusted_hosts = frozenset(trusted_hosts)
         self._ca_file = ca_file
         self._proxy = proxy
         self._credentials = credentials
         self._user_agent = user_agent
         self._clients: dict[str | None, httpx.AsyncClient] = {}
+        self._tls: ssl.SSLContext | None = None
 
     async def __aenter__(self) -> OutsideClient:
         return self
@@ -146,53 +184,68 @@ class OutsideClient:
             raise TransientSourceError(f"{shown_url(url)} took longer than {SMALL_BODY_LIMIT_S:.0f} s.") from None
 
     @asynccontextmanager
-    async def stream(self, url: str, *, headers: Mapping[str, str] | None = None) -> AsyncIterator[OutsideResponse]:
-        """GET, with redirects followed; the status is the caller's to look at. Raises SourceError,
-        TransientSourceError."""
-        target = _parsed(url)
+    async def stream(
+        self,
+        url: str,
+        *,
+        headers: Mapping[str, str] | None = None,
+        method: str = "GET",
+        content: bytes | AsyncIterable[bytes] | None = None,
+        follow: bool = True,
+    ) -> AsyncIterator[OutsideResponse]:
+        """The answer to a request, with redirects followed unless `follow` is False; the status is the caller's to look
+        at. A `content` that can be read only once needs `follow=False`. Raises SourceError, TransientSourceError."""
+        sent = dict(headers or {})
         for _ in range(MAX_REDIRECTS + 1):
-            request, client = await self._request(target, headers or {})
-            with _told(str(target)):
+            hop = await self.checked(url, sent)
+            with _told(url):
+                request, client = await self._request(hop, method, content)
                 response = await client.send(request, stream=True)
             try:
-                location = response.headers.get("location")
-                if response.status_code not in _REDIRECTS or location is None:
-                    yield OutsideResponse(response, str(target))
+                answer = OutsideResponse(response, url)
+                if not follow or not is_redirect(answer.status, answer.headers):
+                    yield answer
                     return
+                after = next_url(url, answer.headers["location"])
             finally:
                 await response.aclose()
-            target = self._next(target, location)
+            sent = portable(sent, url, after)
+            url = after
         raise SourceError(f"{shown_url(url)} redirects more than {MAX_REDIRECTS} times.")
 
-    def _next(self, current: httpx.URL, location: str) -> httpx.URL:
-        try:
-            target = current.join(location)
-        except (httpx.InvalidURL, ValueError) as problem:
-            raise SourceError(f"{shown_url(str(current))} redirects to something that isn't a URL.") from problem
-        return _parsed(str(target))
+    async def checked(self, url: str, headers: Mapping[str, str], *, is_connected: bool = False) -> Hop:
+        """Look at one address before anything is sent to it; its name isn't resolved again for a connection that is
+        open already. Raises SourceError for one that may not be reached."""
+        parsed = parse_url(url)
+        is_trusted = origin_of(url) in self._trusted or parsed.host in self._trusted_hosts
+        if parsed.scheme == "http" and not is_trusted:
+            raise SourceError(f"{shown_url(url)} isn't https, and no setting allows that.")
+        proxy = self._proxy_for(parsed)
+        address = None
+        if proxy is None and not is_connected:
+            address = str(await self._resolved(parsed, is_trusted=is_trusted))
+        elif not is_trusted:  # the proxy resolves the name; what can be seen here is checked here
+            check_literal(parsed)
+        own = {
+            "Host": parsed.netloc.decode("ascii"),
+            "Accept-Encoding": "identity",
+            "User-Agent": self._user_agent,
+        }
+        return Hop(url, address, proxy, {**self._authorization(parsed), **headers, **own})
 
-    async def _request(self, url: httpx.URL, headers: Mapping[str, str]) -> tuple[httpx.Request, httpx.AsyncClient]:
-        is_trusted = origin_of(str(url)) in self._trusted
-        if url.scheme == "http" and not is_trusted:
-            raise SourceError(f"{shown_url(str(url))} isn't https, and no setting allows that.")
-        proxy = self._proxy_for(url)
-        if proxy is None:
-            address = await self._resolved(url, is_trusted=is_trusted)
-        else:  # the proxy resolves the name; what can be seen here is checked here
-            _check_literal(url, is_trusted=is_trusted)
-            address = None
-        client = self._client(proxy)
-        request = client.build_request(
-            "GET",
-            url if address is None else url.copy_with(host=str(address)),
-            headers={
-                **headers,
-                "Host": url.netloc.decode("ascii"),
-                "Accept-Encoding": "identity",
-                "User-Agent": self._user_agent,
-                **self._authorization(url),
-            },
-        )
+    async def tls(self) -> ssl.SSLContext:
+        """Whose certificates are trusted. Raises SourceError."""
+        if self._tls is None:
+            self._tls = await asyncio.to_thread(_tls, self._ca_file)
+        return self._tls
+
+    async def _request(
+        self, hop: Hop, method: str, content: bytes | AsyncIterable[bytes] | None
+    ) -> tuple[httpx.Request, httpx.AsyncClient]:
+        client = self._client(hop.proxy, await self.tls())
+        url = httpx.URL(hop.url)
+        target = url if hop.address is None else url.copy_with(host=hop.address)
+        request = client.build_request(method, target, headers=hop.headers, content=content)
         request.extensions["sni_hostname"] = url.host
         return request, client
 
@@ -205,7 +258,7 @@ class OutsideClient:
         return {"Authorization": "Basic " + b64encode(":".join(found).encode()).decode()}
 
     async def _resolved(self, url: httpx.URL, *, is_trusted: bool) -> Address:
-        port = url.port or _PORTS[url.scheme]
+        port = default_port(url)
         try:
             async with asyncio.timeout(CONNECT_LIMIT_S):
                 found = await asyncio.get_running_loop().getaddrinfo(url.host, port, type=socket.SOCK_STREAM)
@@ -218,7 +271,7 @@ class OutsideClient:
             raise TransientSourceError(f"The host {url.host!r} has no address.")
         if not is_trusted:
             for address in addresses:
-                _check_outside(url, address)
+                check_address(url, address)
         return addresses[0]
 
     def _proxy_for(self, url: httpx.URL) -> str | None:
@@ -228,10 +281,10 @@ class OutsideClient:
         proxy = proxies.get(url.scheme) or proxies.get("all")
         return None if proxy is None or proxy_bypass(url.host) else proxy
 
-    def _client(self, proxy: str | None) -> httpx.AsyncClient:
+    def _client(self, proxy: str | None, tls: ssl.SSLContext) -> httpx.AsyncClient:
         if proxy not in self._clients:
             self._clients[proxy] = httpx.AsyncClient(
-                verify=_tls(self._ca_file),
+                verify=tls,
                 proxy=proxy,
                 trust_env=False,
                 follow_redirects=False,
@@ -242,86 +295,44 @@ class OutsideClient:
         return self._clients[proxy]
 
 
-def require_ok(response: OutsideResponse, *, accept: frozenset[int] = frozenset({200})) -> None:
+def is_redirect(status: int, headers: Mapping[str, str]) -> bool:
+    return status in _REDIRECTS and "location" in headers
+
+
+def next_url(url: str, location: str) -> str:
+    """Where a redirect leads. Raises SourceError for what isn't a URL."""
+    try:
+        return str(httpx.URL(url).join(location))
+    except (httpx.InvalidURL, ValueError) as problem:
+        raise SourceError(f"{shown_url(url)} redirects to something that isn't a URL.") from problem
+
+
+def portable(headers: Mapping[str, str], before: str, after: str) -> dict[str, str]:
+    """What of a request's headers may go to the address that a redirect leads to."""
+    if origin_of(before) == origin_of(after):
+        return dict(headers)
+    return {name: value for name, value in headers.items() if name.lower() in _PORTABLE}
+
+
+def require_ok(response: Answered, *, accept: frozenset[int] = frozenset({200})) -> None:
     """Raises SourceError, or TransientSourceError where the server says that it's busy."""
     if response.status in accept:
         return
     where = shown_url(response.url)
     if response.status in (401, 403):
-        raise SourceError(f"{where} refuses access (status {response.status}); check the credentials for its host.")
+        raise RefusedError(
+            f"{where} refuses access (status {response.status}); check the credentials for its host.",
+            answered=response.status,
+        )
     if response.status in (404, 410):
         raise NotThereError(f"{where} isn't there (status {response.status}).")
     if response.status in (408, 425, 429) or response.status >= 500:
         wait = response.headers.get("retry-after", "")
         seconds = float(wait) if wait.isascii() and wait.isdigit() and len(wait) < 6 else None
-        raise TransientSourceError(f"{where} answers with status {response.status}.", retry_after_s=seconds)
+        raise TransientSourceError(
+            f"{where} answers with status {response.status}.", retry_after_s=seconds, answered=response.status
+        )
     raise SourceError(f"{where} answers with status {response.status}.")
-
-
-def origin_of(url: str) -> str:
-    """`scheme://host:port`, lowercase, with the port always there; empty for what isn't http or https."""
-    parsed = httpx.URL(url)
-    if parsed.scheme not in _PORTS or not parsed.host:
-        return ""
-    host = f"[{parsed.host}]" if ":" in parsed.host else parsed.host
-    return f"{parsed.scheme}://{host}:{parsed.port or _PORTS[parsed.scheme]}"
-
-
-def shown_url(url: str) -> str:
-    """Without what could be a secret: user, password, query, fragment."""
-    try:
-        parsed = httpx.URL(url)
-    except (httpx.InvalidURL, ValueError):
-        return "the address"
-    port = f":{parsed.port}" if parsed.port else ""
-    return f"{parsed.scheme}://{parsed.host}{port}{parsed.path[:200]}"
-
-
-def _parsed(url: str) -> httpx.URL:
-    """The client's own URL object is what gets checked, so that nothing is read in two ways."""
-    try:
-        parsed = httpx.URL(url)
-    except (httpx.InvalidURL, ValueError) as problem:
-        raise SourceError("An address that isn't a URL can't be fetched.") from problem
-    if parsed.scheme not in _PORTS or not parsed.host:
-        raise SourceError(f"{shown_url(url)} isn't an http or https address.")
-    if parsed.userinfo:
-        raise SourceError(f"{shown_url(url)} carries a user name in its address, which isn't followed.")
-    return parsed
-
-
-def _check_literal(url: httpx.URL, *, is_trusted: bool) -> None:
-    if is_trusted:
-        return
-    if url.host == "localhost" or url.host.endswith(".localhost"):
-        raise _inside(url)
-    try:
-        address = ipaddress.ip_address(url.host)
-    except ValueError:
-        return
-    _check_outside(url, address)
-
-
-def _check_outside(url: httpx.URL, address: Address) -> None:
-    plain = _unwrapped(address)
-    if any(plain in network for network in _INSIDE if network.version == plain.version):
-        raise _inside(url)
-
-
-def _unwrapped(address: Address) -> Address:
-    """The IPv4 address inside an IPv6 one, where there is one."""
-    if isinstance(address, ipaddress.IPv4Address):
-        return address
-    if address in _NAT64:
-        return ipaddress.IPv4Address(int(address) & 0xFFFFFFFF)
-    return address.ipv4_mapped or address.sixtofour or address
-
-
-def _inside(url: httpx.URL) -> SourceError:
-    return SourceError(
-        f"{shown_url(str(url))} leads to an address inside this machine or network, which isn't fetched from "
-        "unless the package index is configured there."
-    )
 
 
 def _tls(ca_file: Path | None) -> ssl.SSLContext:

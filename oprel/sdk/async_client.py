@@ -109,15 +109,38 @@ class AsyncClient:
         return await self._send(calls.show(model, verbose=verbose))
 
     @overload
-    async def pull(self, model: str, *, insecure: bool = False, stream: Literal[False] = False) -> None: ...
+    async def pull(
+        self,
+        model: str,
+        *,
+        insecure: bool = False,
+        stream: Literal[False] = False,
+        allow_low_quality: bool = False,
+        max_memory_mb: int | None = None,
+    ) -> None: ...
     @overload
     async def pull(
-        self, model: str, *, insecure: bool = False, stream: Literal[True]
+        self,
+        model: str,
+        *,
+        insecure: bool = False,
+        stream: Literal[True],
+        allow_low_quality: bool = False,
+        max_memory_mb: int | None = None,
     ) -> AsyncIterator[ProgressResponse]: ...
     async def pull(
-        self, model: str, *, insecure: bool = False, stream: bool = False
+        self,
+        model: str,
+        *,
+        insecure: bool = False,
+        stream: bool = False,
+        allow_low_quality: bool = False,
+        max_memory_mb: int | None = None,
     ) -> AsyncIterator[ProgressResponse] | None:
-        return await self._progress(calls.pull(model, insecure=insecure, stream=True), stream=stream)
+        call = calls.pull(
+            model, insecure=insecure, stream=True, allow_low_quality=allow_low_quality, max_memory_mb=max_memory_mb
+        )
+        return await self._progress(call, stream=stream)
 
     async def push(
         self, model: str, *, insecure: bool = False, stream: bool = False

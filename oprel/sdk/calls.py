@@ -99,8 +99,13 @@ def show(model: str, *, verbose: bool = False) -> Call[ShowResponse]:
     return Call("POST", "/api/show", ShowResponse, {"model": model, **({"verbose": True} if verbose else {})}, model)
 
 
-def pull(model: str, *, insecure: bool, stream: bool) -> Call[ProgressResponse]:
-    body = {"model": model, "stream": stream, **({"insecure": True} if insecure else {})}
+def pull(
+    model: str, *, insecure: bool, stream: bool, allow_low_quality: bool = False, max_memory_mb: int | None = None
+) -> Call[ProgressResponse]:
+    body: dict[str, Any] = {"model": model, "stream": stream, **({"insecure": True} if insecure else {})}
+    own = {"allow_low_quality": allow_low_quality or None, "max_memory_mb": max_memory_mb}
+    if asked := {name: value for name, value in own.items() if value is not None}:
+        body["oprel"] = asked
     return Call("POST", "/api/pull", ProgressResponse, body, model)
 
 

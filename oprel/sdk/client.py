@@ -118,12 +118,40 @@ class Client:
         return self._send(calls.show(model, verbose=verbose))
 
     @overload
-    def pull(self, model: str, *, insecure: bool = False, stream: Literal[False] = False) -> None: ...
+    def pull(
+        self,
+        model: str,
+        *,
+        insecure: bool = False,
+        stream: Literal[False] = False,
+        allow_low_quality: bool = False,
+        max_memory_mb: int | None = None,
+    ) -> None: ...
     @overload
-    def pull(self, model: str, *, insecure: bool = False, stream: Literal[True]) -> Iterator[ProgressResponse]: ...
-    def pull(self, model: str, *, insecure: bool = False, stream: bool = False) -> Iterator[ProgressResponse] | None:
-        """Returns when the model is in the store; with `stream`, yields how far it has got."""
-        return self._progress(calls.pull(model, insecure=insecure, stream=True), stream=stream)
+    def pull(
+        self,
+        model: str,
+        *,
+        insecure: bool = False,
+        stream: Literal[True],
+        allow_low_quality: bool = False,
+        max_memory_mb: int | None = None,
+    ) -> Iterator[ProgressResponse]: ...
+    def pull(
+        self,
+        model: str,
+        *,
+        insecure: bool = False,
+        stream: bool = False,
+        allow_low_quality: bool = False,
+        max_memory_mb: int | None = None,
+    ) -> Iterator[ProgressResponse] | None:
+        """Returns when the model is in the store; with `stream`, yields how far it has got. The last two are for
+        models of the hub: whether Q2 and below may be taken, and what the model may take when it is loaded."""
+        call = calls.pull(
+            model, insecure=insecure, stream=True, allow_low_quality=allow_low_quality, max_memory_mb=max_memory_mb
+        )
+        return self._progress(call, stream=stream)
 
     def push(self, model: str, *, insecure: bool = False, stream: bool = False) -> Iterator[ProgressResponse] | None:
         return self._progress(calls.push(model, insecure=insecure, stream=True), stream=stream)

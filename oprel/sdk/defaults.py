@@ -71,23 +71,33 @@ def show(model: str) -> ShowResponse:
     return _client().show(model)
 
 
-def pull(model: str, stream: bool = False) -> Iterator[ProgressResponse] | None:
-    return _client().pull(model, stream=stream)  # type: ignore[call-overload, no-any-return]
+def pull(model: str, stream: bool = False, **more: Any) -> Iterator[ProgressResponse] | None:
+    return _client().pull(model, stream=stream, **more)  # type: ignore[call-overload, no-any-return]
 
 
 def delete(model: str) -> StatusResponse:
     return _client().delete(model)
 
 
-def download_model(model_id: str, quantization: str | None = None) -> Path:
-    """The model's weights on disk, fetched into the store unless they are there; no server is needed."""
+def download_model(
+    model_id: str,
+    quantization: str | None = None,
+    *,
+    allow_low_quality: bool = False,
+    max_memory_mb: int | None = None,
+) -> Path:
+    """The model's weights on disk (the first part of a split file; the folder of a model that is one), fetched into the
+    store unless they are there; no server is needed."""
     import asyncio
 
     from oprel.errors import ModelNotFoundError
-    from oprel.sdk.model import _with_tag
     from oprel.server.compose import make_catalog, make_puller
+    from oprel.sources import PullWish
+    from oprel.store import with_quantization
 
-    name = _with_tag(model_id, quantization)
+    name = with_quantization(model_id, quantization)
+    limit = None if max_memory_mb is None else max_memory_mb * 1024 * 1024
+    wish = PullWish(allow_low_quality=allow_low_quality, max_memory_bytes=limit)
     settings = load_settings()
     catalog = make_catalog(settings)
     try:
@@ -95,12 +105,13 @@ def download_model(model_id: str, quantization: str | None = None) -> Path:
     except ModelNotFoundError:
 
         async def fetch() -> None:
-            async for _ in make_puller(settings).pull(name):
+            async for _ in make_puller(settings).pull(name, wish=wish):
                 pass
 
         asyncio.run(fetch())
         model = make_catalog(settings).find(name)
-    return Path(model.weights.path)
+    path = Path(model.weights.path)
+    return path if model.format == "gguf" else path.parent
 
 
 def get_hardware_info() -> dict[str, Any]:

@@ -18,6 +18,7 @@ from oprel.schema import ChatRequest, Message, Sampling, Text, TextPart, samplin
 from oprel.sdk.options import Config
 from oprel.server.compose import compose
 from oprel.server.lifetime import Lifetime
+from oprel.sources import PullWish
 
 __all__ = ["InProcess"]
 
@@ -55,8 +56,9 @@ class _Loop:
 class InProcess:
     """A scheduler with one model. Its calls block; they may come from several threads."""
 
-    def __init__(self, model: str, settings: Settings, config: Config) -> None:
+    def __init__(self, model: str, settings: Settings, config: Config, *, wish: PullWish | None = None) -> None:
         self._model = model
+        self._wish = wish
         self._load = config.as_load_options()
         self._sampling = config.as_sampling()
         self._loop = _Loop()
@@ -105,7 +107,7 @@ class InProcess:
         try:
             await asyncio.to_thread(self._services.catalog.find, self._model)
         except ModelNotFoundError:
-            async for _ in self._services.puller.pull(self._model):
+            async for _ in self._services.puller.pull(self._model, wish=self._wish):
                 pass
         # For ever: this process is the only one that uses it.
         async with scheduler.lease(self._model, need="load", load=self._load, keep_alive=float("inf")):

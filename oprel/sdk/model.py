@@ -11,11 +11,11 @@ from oprel.errors import InsufficientMemoryError, InvalidRequestError, ModelNotF
 from oprel.sdk.background import ensure_server
 from oprel.sdk.client import Client
 from oprel.sdk.options import Config
+from oprel.store import is_low_quality, with_quantization
 
 __all__ = ["Model"]
 
 DEFAULT_MAX_TOKENS = 512
-_LOW_QUALITY = ("q1", "q2", "iq1", "iq2", "tq1", "tq2")
 
 Messages = list[dict[str, str]]
 
@@ -53,12 +53,13 @@ class Model:
     ) -> None:
         config = config or Config()
         quantization = quantization or config.quantization
-        if quantization and quantization.lower().startswith(_LOW_QUALITY) and not allow_low_quality:
+        if quantization and is_low_quality(quantization) and not allow_low_quality:
             raise InvalidRequestError(
                 f"{quantization} loses much of the model: choose Q3 or better, or say allow_low_quality=True",
                 param="quantization",
             )
-        self.model_id = _with_tag(model_id, quantization)
+        self.model_id = with_quantization(model_id, quantization)
+        self._allow_low_quality = allow_low_quality
         self._settings = settings or load_settings()
         self._max_memory_mb = max_memory_mb if max_memory_mb is not None else config.max_memory_mb
         self._config = config
@@ -153,23 +154,32 @@ class Model:
         return self._way
 
     def _by_server(self) -> _Way:
-        return _ByServer(self.model_id, self._settings, self._config, self._max_memory_mb)
+        return _ByServer(
+            self.model_id, self._settings, self._config, self._max_memory_mb, allow_low_quality=self._allow_low_quality
+        )
 
     def _in_process(self) -> _Way:
         from oprel.sdk.direct import InProcess
+        from oprel.sources import PullWish
 
         settings = self._settings
         if self._max_memory_mb is not None:
             settings = settings.model_copy(update={"memory_limit_bytes": self._max_memory_mb * 1024 * 1024})
-        return InProcess(self.model_id, settings, self._config)
+        limit = None if self._max_memory_mb is None else self._max_memory_mb * 1024 * 1024
+        wish = PullWish(allow_low_quality=self._allow_low_quality, max_memory_bytes=limit)
+        return InProcess(self.model_id, settings, self._config, wish=wish)
 
 
 class _ByServer:
     """The server is started when it isn't there."""
 
-    def __init__(self, model: str, settings: Settings, config: Config, max_memory_mb: int | None) -> None:
+    def __init__(
+        self, model: str, settings: Settings, config: Config, max_memory_mb: int | None, *, allow_low_quality: bool
+    ) -> None:
         self._model = model
         self._options = config.as_options()
+        self._allow_low_quality = allow_low_quality
+        self._max_memory_mb = max_memory_mb
         self._max_bytes = None if max_memory_mb is None else max_memory_mb * 1024 * 1024
         key = settings.api_keys[0] if settings.api_keys else None
         self._client = Client(ensure_server(settings), api_key=key)
@@ -179,7 +189,7 @@ class _ByServer:
         try:
             self._client.generate(self._model, options=options)
         except ModelNotFoundError:
-            self._client.pull(self._model)
+            self._client.pull(self._model, allow_low_quality=self._allow_low_quality, max_memory_mb=self._max_memory_mb)
             self._client.generate(self._model, options=options)
         self._refuse_too_large()
 
@@ -214,15 +224,3 @@ class _ByServer:
 
 def _same_name(shown: str, asked: str) -> bool:
     return shown == asked or shown == f"{asked}:latest"
-
-
-def _with_tag(model_id: str, quantization: str | None) -> str:
-    """A tag that is there already wins over nothing, and may not contradict."""
-    if quantization is None or quantization == "auto":
-        return model_id
-    if ":" in model_id.rpartition("/")[2]:
-        raise InvalidRequestError(
-            f"{model_id!r} names a tag already: leave out quantization={quantization!r}, or the tag",
-            param="quantization",
-        )
-    return f"{model_id}:{quantization}"

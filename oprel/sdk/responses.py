@@ -162,8 +162,9 @@ class StatusResponse(_Response):
 
 
 class ProgressResponse(StatusResponse):
-    """Of a pull: `completed` of `total` bytes of the file with this digest."""
+    """Of a pull: `completed` of `total` bytes of the file with this digest; `oprel` may have a `note` for people."""
 
     digest: str | None = None
     total: int | None = None
     completed: int | None = None
+    oprel: Mapping[str, Any] | None = None

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from oprel.config import Settings
@@ -18,7 +19,7 @@ from oprel.version import __version__
 if TYPE_CHECKING:
     from oprel.sources import Puller
 
-__all__ = ["compose", "make_catalog", "make_puller", "make_registry"]
+__all__ = ["compose", "logins_file", "make_catalog", "make_puller", "make_registry"]
 
 OPENAI = "openai"
 
@@ -68,8 +69,17 @@ def make_puller(settings: Settings, catalog: Catalog | None = None) -> Puller:
     from oprel.sources import Puller
 
     catalog = catalog or make_catalog(settings)
-    trees = next(shelf for shelf in catalog.shelves if isinstance(shelf, Trees))
-    return Puller(catalog, trees=trees)
+    return Puller(
+        catalog,
+        trees=next(shelf for shelf in catalog.shelves if isinstance(shelf, Trees)),
+        logins=logins_file(settings),
+        trusted_registries=settings.trusted_registries,
+    )
+
+
+def logins_file(settings: Settings) -> Path:
+    """Where logins to registries are kept."""
+    return settings.state_dir.expanduser() / "logins.json"
 
 
 def make_registry(settings: Settings) -> Registry:

@@ -9,17 +9,21 @@ from oprel.sources.resolve import (
     RegistrySource,
     Source,
     name_of_file,
+    names_a_host,
     resolve_source,
 )
+from oprel.sources.wishes import PullWish
 
 __all__ = [
     "FileSource",
     "HubSource",
     "PackageSource",
     "PullProgress",
+    "PullWish",
     "Puller",
     "RegistrySource",
     "Source",
+    "names_a_host",
     "name_of_file",
     "resolve_source",
 ]

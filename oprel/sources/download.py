@@ -6,7 +6,14 @@ import asyncio
 import re
 from collections.abc import Callable
 
-from tenacity import AsyncRetrying, RetryCallState, retry_if_exception_type, stop_after_attempt
+from tenacity import (
+    AsyncRetrying,
+    RetryCallState,
+    retry_if_exception_type,
+    stop_after_attempt,
+    wait_exponential,
+    wait_random,
+)
 
 from oprel.errors import SourceError
 from oprel.net.outside import OutsideClient, OutsideResponse, TransientSourceError, require_ok, shown_url
@@ -16,6 +23,7 @@ __all__ = ["ATTEMPTS", "Download", "wait_before_retry"]
 
 ATTEMPTS = 6
 MAX_WAIT_S = 60.0
+_BACK_OFF = wait_exponential(multiplier=0.5, max=MAX_WAIT_S) + wait_random(0, 0.5)
 _WRITE_BYTES = 1 << 20
 _RANGE = re.compile(r"bytes (?P<first>\d{1,18})-\d{1,18}/(?P<total>\d{1,18})")
 
@@ -24,10 +32,11 @@ Completed = Callable[[int, int | None], None]
 
 
 def wait_before_retry(state: RetryCallState) -> float:
-    """Seconds: what the server asked for, else doubling from half a second; a minute at most."""
+    """Seconds: what the server asked for, else doubling from half a second, with some chance in it so that not all
+    come back at once; a minute at most."""
     error = state.outcome.exception() if state.outcome is not None else None
     asked = error.retry_after_s if isinstance(error, TransientSourceError) else None
-    return min(MAX_WAIT_S, asked if asked is not None else 0.5 * 2 ** (state.attempt_number - 1))
+    return min(MAX_WAIT_S, asked) if asked is not None else _BACK_OFF(state)
 
 
 class Download:

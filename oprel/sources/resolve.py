@@ -7,7 +7,6 @@ from typing import TypeAlias
 
 from msgspec import Struct
 
-from oprel.errors import SourceError
 from oprel.store import Aliases, Digest, HubReference, ModelName, PackageReference, parse_reference
 from oprel.store.names import DEFAULT_HOST, as_name_part
 
@@ -18,6 +17,7 @@ __all__ = [
     "RegistrySource",
     "Source",
     "name_of_file",
+    "names_a_host",
     "resolve_source",
     "told",
 ]
@@ -88,15 +88,8 @@ def name_of_file(path: Path) -> ModelName:
     return ModelName.parse(as_name_part(stem))
 
 
-def not_available(source: HubSource | RegistrySource) -> SourceError:
-    """One sentence: what can't be done, and what works."""
-    if isinstance(source, HubSource):
-        what = f"{source.reference} is on a model hub"
-    elif source.name.host == DEFAULT_HOST:
-        what = f"{source.name} would come from Ollama's registry"
-    else:
-        what = f"{source.name} would come from the registry {source.name.host}"
-    return SourceError(
-        f"{what}, which this version can't pull from yet; what works: smollm2:135m, pypi:PACKAGE, a GGUF file's path "
-        "on the command line, and models that Ollama has pulled."
-    )
+def names_a_host(text: str) -> bool:
+    """Whether who wrote it chose the host that a pull would go to, other than the few that are known. Raises
+    InvalidNameError."""
+    reference = parse_reference(text)
+    return isinstance(reference, ModelName) and reference.host.lower() != DEFAULT_HOST

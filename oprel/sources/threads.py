@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import threading
 from collections.abc import Callable
+from concurrent.futures import Executor
 from typing import TypeVar
 
 __all__ = ["StopFlag", "Stopped", "in_thread"]
@@ -29,15 +30,19 @@ class StopFlag:
             raise Stopped
 
 
-async def in_thread(work: Callable[[StopFlag], T]) -> T:
-    """Run `work(stop)` in a thread. When cancelled, waits until the thread has ended, so that what it used can be
-    cleaned up: `work` looks at `stop` often."""
+async def in_thread(
+    work: Callable[[StopFlag], T], *, pool: Executor | None = None, on_stop: Callable[[], None] | None = None
+) -> T:
+    """Run `work(stop)` in a thread, of `pool` where one is given. When cancelled, waits until the thread has ended, so
+    that what it used can be cleaned up: `work` looks at `stop` often, or `on_stop` makes it end."""
     stop = StopFlag()
-    running = asyncio.ensure_future(asyncio.to_thread(work, stop))
+    running = asyncio.get_running_loop().run_in_executor(pool, work, stop)
     try:
         return await asyncio.shield(running)
     except asyncio.CancelledError:
         stop.set()
+        if on_stop is not None:
+            on_stop()
         while not running.done():
             try:
                 await asyncio.wait([running])

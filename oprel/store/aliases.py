@@ -16,6 +16,7 @@ from msgspec import Struct
 
 from oprel.errors import ConfigError, OprelError
 from oprel.store.names import DEFAULT_HOST, DEFAULT_NAMESPACE, DEFAULT_TAG, Digest, ModelName
+from oprel.store.quantizations import QUANTIZED_TAG
 from oprel.store.references import HubReference, Reference, parse_reference
 
 __all__ = ["Alias", "Aliases", "Wildcard"]
@@ -24,10 +25,6 @@ _SHIPPED = Path(__file__).with_name("aliases.toml")
 _MAX_FILE_BYTES = 1 << 20
 _FIELDS = frozenset({"source", "sha256", "description"})
 _WILDCARD = re.compile(r"[A-Za-z0-9_.:*-]{1,160}")
-_QUANTIZATION = re.compile(
-    r"(?:(?P<size>.+)-)?(?P<quantization>(?:ud-)?(?:i?q\d+|tq\d+|f16|f32|bf16|fp16|mxfp4|nvfp4)(?:_[a-z0-9]+)*)",
-    re.IGNORECASE,
-)
 
 
 class Alias(Struct, frozen=True):
@@ -99,14 +96,25 @@ class Aliases:
             return None
         if (alias := self._entries.get(name.key)) is not None:
             return alias
-        match = _QUANTIZATION.fullmatch(name.tag)
+        match = QUANTIZED_TAG.fullmatch(name.tag)
         if match is None:
             return None
-        for tag in (match["size"], DEFAULT_TAG):
-            alias = self._entries.get((name.host, name.namespace, name.model.lower(), (tag or DEFAULT_TAG).lower()))
-            if alias is not None:
-                return _quantized(alias, match["quantization"])
-        return None
+        alias = self._sized(name, match["size"] or "")
+        return None if alias is None else _quantized(alias, match["quantization"])
+
+    def _sized(self, name: ModelName, size: str) -> Alias | None:
+        """`3b-instruct` is the alias of `3b`; what no alias has is that of `latest`, unless this is a family of several
+        sizes and the one that is meant isn't in the name of its source."""
+        words = size.split("-")
+        for count in range(len(words), 0, -1):
+            tag = "-".join(words[:count]).lower()
+            if tag and (alias := self._entries.get((*name.key[:3], tag))) is not None:
+                return alias
+        latest = self._entries.get((*name.key[:3], DEFAULT_TAG))
+        has_sizes = sum(key[:3] == name.key[:3] for key in self._entries) > 1
+        if latest is None or (has_sizes and words[0] and words[0].lower() not in str(latest.source).lower()):
+            return None
+        return latest
 
 
 def _untagged(name: str) -> str:

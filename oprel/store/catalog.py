@@ -11,7 +11,7 @@ from msgspec import Struct
 from msgspec.structs import replace
 
 from oprel.errors import InvalidNameError, InvalidRequestError, ModelDamagedError, ModelNotFoundError, StoreError
-from oprel.schema import Model
+from oprel.schema import Model, ModelFile
 from oprel.store.aliases import Alias, Aliases
 from oprel.store.gguf import GgufMetadata, read_gguf
 from oprel.store.manifests import (
@@ -110,6 +110,11 @@ class Catalog:
             ),
         )
 
+    @property
+    def roots(self) -> tuple[Path, ...]:
+        """The folders of models, the one that is written to first."""
+        return self._roots
+
     def find(self, name: str, *, patterns: bool = True) -> Model:
         """An installed name (without regard to case; the store before the shelves), then an alias, then `pypi:…` and
         `OWNER/REPO` as they were stored, then what a pattern among the aliases stands for (`patterns` False: what
@@ -137,6 +142,8 @@ class Catalog:
         found = self._look_up(name)
         if (found is None or not _is_called(found, name)) and (shelved := self._shelved(name)) is not None:
             return shelved
+        if found is None and (shelved := self._shelved_from_hub(name)) is not None:
+            return shelved
         if found is None:
             excuse = "".join(f"; {text}" for text in self._problems())
             raise ModelNotFoundError(
@@ -145,11 +152,16 @@ class Catalog:
         return replace(found.model, aliases=self._aliases_of(found))
 
     def metadata(self, model: Model, *, full: bool = False) -> GgufMetadata:
-        """All keys and tensors of its weights; `full` with the arrays that are otherwise skipped (slow: not kept).
-        Raises ModelDamagedError, StoreError."""
+        """All keys and tensors of its weights, in whatever parts they are; `full` with the arrays that are otherwise
+        skipped (slow: not kept). Raises ModelDamagedError, StoreError."""
         if model.damage is not None or not model.files:
             raise ModelDamagedError(model.damage or f"Model {model.name!r} has no files.", model=model.name)
-        file = model.weights
+        parts = [self._header(model, file, full=full) for file in model.files if file.role == "weights"]
+        if len(parts) == 1:
+            return parts[0]
+        return replace(parts[0], tensors=tuple(tensor for part in parts for tensor in part.tensors))
+
+    def _header(self, model: Model, file: ModelFile, *, full: bool) -> GgufMetadata:
         if full:
             return read_gguf(Path(file.path), model=model.name, array_limit=_ALL_ARRAYS)
         return self.store.metadata_cache.get(Digest(file.digest), Path(file.path), model=model.name)
@@ -288,6 +300,14 @@ class Catalog:
 
     def _shelved(self, name: str) -> Model | None:
         return next((model for shelf in self.shelves if (model := shelf.find(name)) is not None), None)
+
+    def _shelved_from_hub(self, name: str) -> Model | None:
+        """A folder that was pulled from a hub's repository, by any way to write that, aliases included."""
+        reference = parse_reference(name)
+        if not isinstance(reference, PackageReference):
+            alias = self.aliases.get(ModelName.parse(name))
+            reference = alias.source if alias is not None else reference
+        return self._shelved(str(reference.stored_name())) if isinstance(reference, HubReference) else None
 
     def _problems(self) -> Iterator[str]:
         for shelf in self.shelves:

@@ -49,6 +49,19 @@ class Disk:
         while rest:
             rest = rest[os.write(descriptor, rest) :]
 
+    def open_kept(self, path: Path) -> int:
+        """A file descriptor of a file that may be there already; a link isn't followed."""
+        return os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW, 0o644)
+
+    def write_at(self, descriptor: int, data: bytes | memoryview, offset: int) -> None:
+        rest = memoryview(data)
+        while rest:
+            count = os.pwrite(descriptor, rest, offset)
+            rest, offset = rest[count:], offset + count
+
+    def cut(self, descriptor: int, size_bytes: int) -> None:
+        os.ftruncate(descriptor, size_bytes)
+
     def sync(self, descriptor: int) -> None:
         os.fsync(descriptor)
 
@@ -82,6 +95,10 @@ class Disk:
     def free_bytes(self, path: Path) -> int:
         stat = os.statvfs(path)
         return stat.f_bavail * stat.f_frsize
+
+    def total_bytes(self, path: Path) -> int:
+        stat = os.statvfs(path)
+        return stat.f_blocks * stat.f_frsize
 
 
 class FileLock:

@@ -21,7 +21,15 @@ from oprel.store.disk import translated
 from oprel.store.manifests import read_small
 from oprel.store.safetensors import SafetensorsHeader, read_safetensors
 
-__all__ = ["FolderFile", "FolderFacts", "check_relative", "read_facts", "scan_folder"]
+__all__ = [
+    "FolderFile",
+    "FolderFacts",
+    "check_relative",
+    "is_taken",
+    "read_facts",
+    "scan_folder",
+    "why_never_taken",
+]
 
 _TAKEN = frozenset({".safetensors", ".json", ".txt", ".model", ".jinja"})
 _CODE = frozenset({".py", ".pyc", ".so", ".dll", ".dylib", ".sh"})
@@ -93,12 +101,9 @@ def scan_folder(folder: Path) -> tuple[tuple[FolderFile, ...], tuple[str, ...]]:
         for count, (name, status) in enumerate(_walk(folder, "", 0), 1):
             if count > _MAX_FILES:
                 raise InvalidRequestError(f"{folder.name!r} has more than {_MAX_FILES} files: it isn't one model.")
-            suffix = Path(name).suffix.lower()
-            if suffix in _PICKLES:
-                raise _refused(folder, name, "a pickle, which can run code when it is loaded")
-            if suffix in _CODE:
-                raise _refused(folder, name, "a program, and no model's own code is run")
-            if suffix in _TAKEN:
+            if (why := why_never_taken(name)) is not None:
+                raise _refused(folder, name, why)
+            if Path(name).suffix.lower() in _TAKEN:
                 taken.append(FolderFile(name, status.st_size))
             else:
                 left_out.append(name)
@@ -109,6 +114,22 @@ def scan_folder(folder: Path) -> tuple[tuple[FolderFile, ...], tuple[str, ...]]:
     if not any(file.is_weights for file in files):
         raise InvalidRequestError(f"{folder.name!r} has no weights: no .safetensors file is in it.")
     return files, tuple(sorted(left_out))
+
+
+def why_never_taken(name: str) -> str | None:
+    """What is wrong with a file of that name, after "it is"; None: nothing, though it may be of no use."""
+    suffix = Path(name).suffix.lower()
+    if suffix in _PICKLES:
+        return "a pickle, which can run code when it is loaded"
+    return "a program, and no model's own code is run" if suffix in _CODE else None
+
+
+def is_taken(name: str) -> bool:
+    """Whether a file of that name is one of those that a model's folder is made of. Its weights may still be left out,
+    where an index names others."""
+    parts = name.split("/")
+    is_plain = len(parts) <= _MAX_DEPTH + 1 and all(_is_plain(part) for part in parts)
+    return is_plain and Path(name).suffix.lower() in _TAKEN
 
 
 def check_relative(name: str) -> str:

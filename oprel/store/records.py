@@ -126,6 +126,8 @@ def _with_metadata(model: Model, cache: MetadataCache, *, stated: tuple[str, ...
     projector = _metadata(model, "projector", cache)
     if metadata is None:
         return model
+    parts = [cache.get(Digest(f.digest), Path(f.path), model=model.name) for f in model.files if f.role == "weights"]
+    parameter_count = sum(part.parameter_count for part in parts)  # the parts of a split file have tensors each
     quantization = model.quantization
     if quantization in ("", UNKNOWN_QUANTIZATION):
         quantization = metadata.quantization
@@ -133,8 +135,8 @@ def _with_metadata(model: Model, cache: MetadataCache, *, stated: tuple[str, ...
         model,
         architecture=metadata.architecture or model.architecture,
         families=model.families or (metadata.architecture,),
-        parameter_count=metadata.parameter_count,
-        parameter_size=model.parameter_size or parameter_size(metadata.parameter_count),
+        parameter_count=parameter_count,
+        parameter_size=model.parameter_size or parameter_size(parameter_count),
         quantization=quantization,
         context_tokens=metadata.context_tokens or model.context_tokens,
         embedding_length=metadata.embedding_length or model.embedding_length,

@@ -8,7 +8,7 @@ from typing import TypeAlias
 from msgspec import Struct
 
 from oprel.errors import InvalidNameError
-from oprel.store.names import DEFAULT_NAMESPACE, ModelName, as_name_part
+from oprel.store.names import DEFAULT_NAMESPACE, DEFAULT_TAG, ModelName, as_name_part
 
 __all__ = ["HUB_HOSTS", "PACKAGE_HOST", "HubReference", "PackageReference", "Reference", "parse_reference"]
 
@@ -68,6 +68,10 @@ class HubReference(Struct, frozen=True):
     def __str__(self) -> str:
         return f"hf.co/{self.owner}/{self.repo}" + (f":{self.quantization}" if self.quantization else "")
 
+    def stored_name(self, tag: str | None = None) -> ModelName:
+        """What a model of this repository is called in the store: under `tag`, else what was asked for."""
+        return ModelName(HUB_HOSTS[0], self.owner, self.repo, tag or self.quantization or DEFAULT_TAG)
+
     def covers(self, name: ModelName) -> bool:
         host, namespace, model, tag = name.key
         return (
@@ -90,7 +94,8 @@ def parse_reference(text: str) -> Reference:
     name = ModelName.parse(text)
     path = text.split("://", 1)[-1]
     has_tag = ":" in path.rpartition("/")[2]
-    quantization = name.tag if has_tag else None
+    # `latest` is what Ollama's clients write where nothing was named.
+    quantization = name.tag if has_tag and name.tag.lower() != DEFAULT_TAG else None
     if name.host.lower() in HUB_HOSTS:
         return HubReference(name.namespace, name.model, quantization)
     if path.count("/") == 2 or name.namespace == DEFAULT_NAMESPACE:

@@ -35,6 +35,7 @@ from oprel.store.manifests import (
 )
 from oprel.store.metadata_cache import MetadataCache
 from oprel.store.names import Digest, DigestPrefix, ModelName
+from oprel.store.resumable import ResumableBlob, remove_resumables
 from oprel.store.verified import Verified
 from oprel.store.versions import Change, Retention, Version, Versions
 
@@ -110,6 +111,11 @@ class Store:
             size_bytes=size_bytes,
             published=self.verified.note,
         )
+
+    def resume_blob(self, key: str) -> ResumableBlob | None:
+        """What an earlier process had of `key`, or its beginning; None while another one is at it. A context manager
+        that keeps what is unfinished. Raises StoreError."""
+        return ResumableBlob.resume(self.partial_dir(), self.models_dir, disk=self.disk, key=key)
 
     def import_gguf(
         self,
@@ -316,10 +322,11 @@ class Store:
             return self._collect_garbage()
 
     def sweep(self, *, min_age_s: float = PARTIAL_GRACE_S) -> int:
-        """Remove partial files that a killed process left; returns how many."""
+        """Remove partial files that a killed process left; returns how many. Downloads that can go on stay a week."""
         places = (self._own_partial_dir, self.models_dir / "blobs", self.versions.folder)
         with self._lock.held(), contextlib.suppress(OSError):
-            return sum(remove_partials(place, disk=self.disk, min_age_s=min_age_s) for place in places)
+            removed = sum(remove_partials(place, disk=self.disk, min_age_s=min_age_s) for place in places)
+            return removed + sum(remove_resumables(place, disk=self.disk) for place in places[:2])
         return 0
 
     def partial_dir(self) -> Path:

@@ -230,13 +230,17 @@ class ScriptedPuller:
         self.progress = progress
         self.error = error
         self.pulled: list[str] = []
+        self.wishes: list[Any] = []
 
-    async def pull(self, name: str, *, insecure: bool = False) -> AsyncGenerator[Any, None]:
+    async def pull(self, name: str, *, insecure: bool = False, wish: Any = None) -> AsyncGenerator[Any, None]:
         self.pulled.append(name)
+        self.wishes.append(wish)
         for told in self.progress:
             yield told
         if self.error is not None:
             raise self.error
+
+    push = pull
 
 
 class ScriptedServer:

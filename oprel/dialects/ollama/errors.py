@@ -18,7 +18,7 @@ from oprel.dialects.ollama.gojson import dumps
 
 __all__ = ["KINDS", "ROWS", "Endpoint", "OllamaErrors", "Refusal", "Row", "refusal"]
 
-Endpoint = Literal["generate", "chat", "embed", "embeddings", "show", "pull", "delete", "create", "other"]
+Endpoint = Literal["generate", "chat", "embed", "embeddings", "show", "pull", "push", "delete", "create", "other"]
 
 
 class Row(Struct, frozen=True):
@@ -46,6 +46,9 @@ ROWS: Mapping[str, Row] = {
     ),
     "remote_model": Row(
         400, "model '{name}' is on another server: it is listed here because config.toml names that one"
+    ),
+    "page_reaches_out": Row(
+        403, "a web page can't have models sent to or fetched from registries: use the command line or another client"
     ),
     "local_and_cloud": Row(400, "use either :local or :cloud, not both: {name}"),
     "cloud_model": Row(403, "ollama cloud is disabled: remote model is unavailable"),

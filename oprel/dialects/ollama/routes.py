@@ -29,7 +29,7 @@ from oprel.dialects.ollama.generate import generate
 from oprel.dialects.ollama.generation import whole
 from oprel.dialects.ollama.gojson import dumps
 from oprel.dialects.ollama.names import accept_versions
-from oprel.dialects.ollama.pull import pull
+from oprel.dialects.ollama.pull import pull, push
 from oprel.dialects.ollama.show import show
 from oprel.dialects.services import Services
 from oprel.store import Store
@@ -40,13 +40,14 @@ _METHODS = ("GET", "HEAD", "POST", "PUT", "PATCH", "DELETE")
 
 
 class Asked(Struct, frozen=True):
-    """A request as the answers below see it."""
+    """A request as the answers below see it. `is_page`: a browser sent it, of whatever page."""
 
     services: Services
     errors: OllamaErrors
     body: bytes
     client: str
     user_agent: str = ""
+    is_page: bool = False
 
 
 class Route(Struct, frozen=True):
@@ -107,7 +108,8 @@ ROUTES: Sequence[Route] = (
     Route("/api/copy", ("POST",), lambda a: copy(a.services, a.body)),
     Route("/api/delete", ("DELETE",), lambda a: delete(a.services, a.body), "delete"),
     Route("/api/create", ("POST",), lambda a: create(a.services, a.body), "create"),
-    Route("/api/pull", ("POST",), lambda a: pull(a.services, a.body, a.errors), "pull"),
+    Route("/api/pull", ("POST",), lambda a: pull(a.services, a.body, a.errors, is_page=a.is_page), "pull"),
+    Route("/api/push", ("POST",), lambda a: push(a.services, a.body, a.errors, is_page=a.is_page), "push"),
 )
 
 # These read their body as it comes; `digest` is the last part of the path.
@@ -136,9 +138,11 @@ def _handler(services: Services, each: Route) -> HTTPRouteHandler:
         # A body is read whatever its type says: `curl -d` calls JSON a form.
         body = await request.body() if each.methods in (("POST",), ("DELETE",)) else b""
         errors = OllamaErrors(each.endpoint)
-        user_agent = request.headers.get("user-agent", "")
+        read = request.headers
+        user_agent = read.get("user-agent", "")
         accept_versions(user_agent)
-        asked = Asked(services, errors, body, client_key(request.scope), user_agent)
+        is_page = "origin" in read or read.get("sec-fetch-site", "none") != "none"
+        asked = Asked(services, errors, body, client_key(request.scope), user_agent, is_page)
         return Exchange(lambda: each.answer(asked), errors, send_timeout_s=services.settings.send_timeout)
 
     return handle

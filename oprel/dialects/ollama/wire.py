@@ -136,7 +136,24 @@ class ShowRequest(Struct, frozen=True):
     options: dict[str, Any] = field(default_factory=dict)
 
 
+class PullOptions(Struct, frozen=True):
+    """What Oprel's own clients add, under the key `oprel`. Zero: no limit."""
+
+    allow_low_quality: bool = False
+    max_memory_mb: int = 0
+
+
 class PullRequest(Struct, frozen=True):
+    model: str = ""
+    name: str = ""
+    insecure: bool = False
+    username: str = ""
+    password: str = ""
+    stream: bool = True
+    oprel: PullOptions = PullOptions()
+
+
+class PushRequest(Struct, frozen=True):
     model: str = ""
     name: str = ""
     insecure: bool = False

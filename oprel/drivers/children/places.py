@@ -64,6 +64,12 @@ class Place:
         self._write(path, content.encode())
         return path
 
+    def add_link(self, suffix: str, target: str) -> Path:
+        """A link beside the socket to a file elsewhere, gone with `clear`."""
+        path = self.folder / f"{self.stem}.{suffix}"
+        path.symlink_to(target)
+        return path
+
     def clear(self) -> None:
         """The record goes last: while it is there, a sweep knows whose the rest is."""
         for path in self.folder.glob(f"{self.stem}.*"):

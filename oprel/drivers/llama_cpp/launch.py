@@ -9,10 +9,11 @@ from oprel.drivers.llama_cpp.shape import Shape
 from oprel.errors import UnsupportedError
 from oprel.schema import EngineProbe, LoadOptions, Model
 
-__all__ = ["SOCKET", "TEMPLATE", "Launch", "build_argv", "is_template_text"]
+__all__ = ["PARTS", "SOCKET", "TEMPLATE", "Launch", "build_argv", "is_template_text"]
 
 SOCKET = "{socket}"
 TEMPLATE = "{template}"
+PARTS = "{parts}"
 
 _TEMPLATE_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}", re.ASCII)
 _MAX_TEMPLATE_BYTES = 64 * 1024
@@ -35,9 +36,12 @@ class Launch:
 
 
 def build_argv(probe: EngineProbe, model: Model, options: LoadOptions, launch: Launch) -> tuple[str, ...]:
-    """The whole command, with the placeholders `{socket}` and `{template}` as arguments of their own."""
+    """The whole command, with the placeholders `{socket}`, `{template}` and `{parts}` as arguments of their own.
+
+    `{parts}` is the first part of a split file: engines find the others by names that blobs don't have."""
     line = _Line(probe)
-    line.add("--model", model.weights.path)
+    is_split = sum(file.role == "weights" for file in model.files) > 1
+    line.add("--model", PARTS if is_split else model.weights.path)
     line.add("--alias", model.digest[:12] or "model")
     line.add("--host", SOCKET)
     line.add("--parallel", launch.shape.slots)

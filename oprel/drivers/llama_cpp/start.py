@@ -12,7 +12,7 @@ import msgspec
 from oprel.drivers.children import Child, LogRing, Place, RunDirectory, built_environment
 from oprel.drivers.contract import DriverOptions
 from oprel.drivers.llama_cpp.engine import LlamaEngine
-from oprel.drivers.llama_cpp.launch import SOCKET, TEMPLATE
+from oprel.drivers.llama_cpp.launch import PARTS, SOCKET, TEMPLATE
 from oprel.drivers.llama_cpp.probe import DRIVER
 from oprel.drivers.llama_cpp.realized import Props, capabilities_of, realized_plan
 from oprel.drivers.llama_cpp.report import Cause, LoadReport, classify
@@ -63,7 +63,7 @@ async def _spawn(plan: Plan, place: Place, logs: LogRing, key: str) -> Child:
     place.claim(engine=plan.engine)
     try:
         template = _template_file(plan, place)
-        values = {SOCKET: str(place.socket), TEMPLATE: str(template)}
+        values = {SOCKET: str(place.socket), TEMPLATE: str(template), PARTS: str(_linked_parts(plan, place))}
         return await Child.spawn(
             [values.get(word, word) for word in plan.argv],
             name=plan.engine,
@@ -83,6 +83,15 @@ def _template_file(plan: Plan, place: Place) -> Path | None:
     if TEMPLATE not in plan.argv or plan.options.chat_template is None:
         return None
     return place.add_file("jinja", plan.options.chat_template)
+
+
+def _linked_parts(plan: Plan, place: Place) -> Path | None:
+    """Links with the names by which an engine that is given the first part of a split file finds the others."""
+    if PARTS not in plan.argv:
+        return None
+    paths = [file.path for file in plan.files if file.role == "weights"]
+    links = [place.add_link(f"model-{number:05}-of-{len(paths):05}.gguf", path) for number, path in enumerate(paths, 1)]
+    return links[0]
 
 
 async def _wait_ready(plan: Plan, child: Child, client: QuickClient, limit_s: float) -> None:

@@ -14,6 +14,7 @@ from oprel import Config, Model
 from oprel.config import Settings
 from oprel.errors import InvalidRequestError, OprelError, SourceError
 from oprel.schema import ChatRequest
+from oprel.sources import PullWish
 from oprel.testing import Script
 
 Start = Callable[..., ScriptedServer]
@@ -96,8 +97,20 @@ class TestByServer:
         assert Model("hf.co/owner/repo", quantization="Q4_K_M").model_id == "hf.co/owner/repo:Q4_K_M"
 
     def test_two_tags_are_one_too_many(self) -> None:
-        with pytest.raises(InvalidRequestError, match="names a tag already"):
-            Model("smollm2:135m", quantization="Q4_K_M")
+        with pytest.raises(InvalidRequestError, match="names 'Q4_0' already"):
+            Model("hf.co/owner/repo:Q4_0", quantization="Q4_K_M")
+        assert Model("qwen2.5:3b", quantization="q8_0").model_id == "qwen2.5:3b-q8_0"
+
+    def test_what_may_be_taken_is_told_to_the_server_that_pulls(self, scripted_server: Start, tmp_path: Path) -> None:
+        puller = ScriptedPuller(error=SourceError("no"))
+        settings = settings_of(scripted_server(puller=puller), tmp_path)
+        model = Model("absent", settings=settings, allow_low_quality=True, max_memory_mb=700)
+        with pytest.raises(OprelError, match="no"):
+            model.load()
+        assert puller.wishes == [PullWish(allow_low_quality=True, max_memory_bytes=700 << 20)]
+        model.unload = lambda: None  # type: ignore[method-assign]
+        assert model._way is not None
+        model._way.close()
 
 
 class TestInProcess:

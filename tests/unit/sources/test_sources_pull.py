@@ -460,22 +460,6 @@ def test_wheels_in_folders(tmp_path: Path, catalog: Catalog) -> None:
         asyncio.run(collect(puller_of(catalog, (tmp_path / "simple").as_uri()).pull("pypi:tiny-model/other")))
 
 
-@pytest.mark.parametrize(
-    ("name", "why"),
-    [
-        ("hf.co/o/r:Q4_K_M", "on a model hub"),
-        ("o/r", "on a model hub"),
-        ("llama3", "on a model hub"),
-        ("registry.example/n/m", "the registry registry.example"),
-        ("nothing:1b", "Ollama's registry"),
-    ],
-)
-def test_what_this_version_cannot_pull_is_told_with_what_works(catalog: Catalog, name: str, why: str) -> None:
-    with pytest.raises(SourceError, match=why) as failure:
-        asyncio.run(collect(puller_of(catalog).pull(name)))
-    assert "pypi:PACKAGE" in failure.value.message
-
-
 @pytest.mark.parametrize("name", ["", "/etc/passwd", "./x.gguf", "~/x.gguf", "pypi:../x", "file:///etc/passwd"])
 def test_a_path_is_never_pulled(catalog: Catalog, name: str) -> None:
     with pytest.raises(InvalidNameError):

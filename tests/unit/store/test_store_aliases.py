@@ -64,6 +64,8 @@ def test_all_that_is_documented_is_shipped() -> None:
         ("llama3:8b-instruct-q4_K_M", "hf.co/lmstudio-community/Llama-3.2-3B-Instruct-GGUF:q4_K_M"),
         ("llama3:q5_K_S", "hf.co/lmstudio-community/Llama-3.2-3B-Instruct-GGUF:q5_K_S"),
         ("gemma2:2b-iq4_xs", "hf.co/bartowski/gemma-2-2b-it-GGUF:iq4_xs"),
+        ("qwen2.5:3b-instruct-q8_0", "hf.co/Qwen/Qwen2.5-3B-Instruct-GGUF:q8_0"),
+        ("qwen2.5:7b-q8_0", "hf.co/Qwen/Qwen2.5-7B-Instruct-GGUF:q8_0"),
         ("mistral:fp16", "hf.co/mistralai/Mistral-7B-Instruct-v0.3-GGUF:fp16"),
     ],
 )
@@ -74,7 +76,17 @@ def test_a_quantization_may_follow_the_name(name: str, source: str) -> None:
 
 
 @pytest.mark.parametrize(
-    "name", ["llama3:70b", "smollm2", "smollm2:1.7b", "smollm2:135m-q8_0", "me/llama3", "hf.co/a/llama3", "unknown"]
+    "name",
+    [
+        "llama3:70b",
+        "smollm2",
+        "smollm2:1.7b",
+        "smollm2:135m-q8_0",
+        "qwen2.5:72b-instruct-q8_0",
+        "me/llama3",
+        "hf.co/a/llama3",
+        "unknown",
+    ],
 )
 def test_what_is_no_alias(name: str) -> None:
     assert get(name) is None

@@ -13,7 +13,7 @@ from support.servers import ScriptedServer, scripted_server
 
 from oprel.config import Settings
 from oprel.schema import Model
-from oprel.sources import PullProgress
+from oprel.sources import PullProgress, PullWish
 from oprel.store import GgufMetadata
 from oprel.testing import Script, ScriptedCatalog, scripted_model, specs
 
@@ -27,13 +27,19 @@ class ScriptedPuller:
         self.steps: list[PullProgress] = []
         self.failure: Exception | None = None
         self.asked: list[tuple[str, bool]] = []
+        self.wishes: list[PullWish | None] = []
 
-    async def pull(self, name: str, *, insecure: bool = False) -> AsyncGenerator[PullProgress, None]:
+    async def pull(
+        self, name: str, *, insecure: bool = False, wish: PullWish | None = None
+    ) -> AsyncGenerator[PullProgress, None]:
         self.asked.append((name, insecure))
+        self.wishes.append(wish)
         for step in self.steps:
             yield step
         if self.failure is not None:
             raise self.failure
+
+    push = pull
 
 
 class Served:
@@ -46,9 +52,12 @@ class Served:
         self.puller: Any = server.services.puller
         self.client = httpx.Client(base_url=self.url, timeout=LIMIT_S)
 
-    def ask(self, path: str, body: Any = None, *, method: str = "POST", check: bool = True) -> httpx.Response:
+    def ask(
+        self, path: str, body: Any = None, *, method: str = "POST", check: bool = True, **headers: str
+    ) -> httpx.Response:
         content = body if isinstance(body, bytes) else json.dumps(body).encode()
-        response = self.client.request(method, path, content=b"" if method == "GET" else content)
+        sent = {name.replace("_", "-"): value for name, value in headers.items()}
+        response = self.client.request(method, path, content=b"" if method == "GET" else content, headers=sent)
         if check:
             validate(path, method, response)
         return response

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 from oprel.errors import InvalidNameError, ModelNotFoundError, SourceError
-from oprel.sources import PullProgress
+from oprel.sources import PullProgress, PullWish
 
 if TYPE_CHECKING:
     from conftest import Serve
@@ -31,6 +31,25 @@ def test_progress_comes_line_by_line(serve: Serve) -> None:
         {"status": "success"},
     ]
     assert served.puller.asked == [("llama3", True)]
+
+
+def test_a_note_for_people_comes_under_our_own_key(serve: Serve) -> None:
+    served = serve()
+    served.puller.steps = [PullProgress("pulling manifest", note="Q4_K_M: it fits"), PullProgress("success")]
+    body = {"model": "o/r", "oprel": {"allow_low_quality": True, "max_memory_mb": 700}}
+    assert served.lines("/api/pull", body) == [
+        {"status": "pulling manifest", "oprel": {"note": "Q4_K_M: it fits"}},
+        {"status": "success"},
+    ]
+    assert served.puller.wishes == [PullWish(allow_low_quality=True, max_memory_bytes=700 << 20)]
+
+
+def test_a_limit_below_nothing_is_refused(serve: Serve) -> None:
+    served = serve()
+    response = served.ask("/api/pull", {"model": "o/r", "oprel": {"max_memory_mb": -1}})
+    assert response.status_code == 400
+    assert "max_memory_mb" in response.json()["error"]
+    assert served.puller.asked == []
 
 
 def test_without_a_stream_only_the_last_word_comes(serve: Serve) -> None:
