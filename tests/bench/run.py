@@ -7,6 +7,7 @@ one run: absolute numbers of a busy machine mean little. Nothing here passes or 
     overhead   tokens/s and time to first token through Oprel against the very same engine process asked directly
     remote     events/s and time to first token of the same engine as a remote over TCP, beside it as a local one
     vllm       tokens/s through Oprel against the very same vLLM asked directly (of OPREL_TEST_VLLM_PYTHON)
+    pull       MB/s of a pull from a local server, hashed and durable, against `curl -o`
     footprint  resident memory of an idle server; `oprel --version` against `python -c pass`
 """
 
@@ -299,12 +300,12 @@ def _seconds(command: list[str]) -> float:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parts = ["relay", "overhead", "remote", "footprint", "vllm", []]
+    parts = ["relay", "overhead", "remote", "pull", "footprint", "vllm", []]
     parser.add_argument("what", nargs="*", choices=parts, default=[])
     parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--engine", help="another costless engine for `relay` (llama-server's command line)")
     options = parser.parse_args()
-    what = options.what or ["relay", "overhead", "remote", "footprint"]
+    what = options.what or ["relay", "overhead", "remote", "pull", "footprint"]
     with tempfile.TemporaryDirectory(prefix="oprel-bench-models-") as folder:
         models = Path(folder)
         make_store(models)
@@ -315,6 +316,10 @@ def main() -> None:
             overhead(models, options.rounds)
         if "remote" in what:
             remote(models, options.rounds)
+        if "pull" in what:
+            from pull import pull_against_curl
+
+            print(json.dumps({"pull": pull_against_curl(options.rounds)}))
         if "footprint" in what:
             footprint(models, options.rounds)
         if "vllm" in what:

@@ -22,14 +22,20 @@ def registry(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Docker
         yield running
 
 
-def test_push_and_pull_with_progress(registry: DockerRegistry, tmp_path: Path) -> None:
+def closed_after(request: pytest.FixtureRequest, url: str) -> ollama.Client:
+    client = ollama.Client(url)
+    request.addfinalizer(client._client.close)
+    return client
+
+
+def test_push_and_pull_with_progress(registry: DockerRegistry, tmp_path: Path, request: pytest.FixtureRequest) -> None:
     name = f"{registry.host}/team/model:v1"
     here = Store(tmp_path / "here", state_dir=tmp_path / "here-state")
     there = Store(tmp_path / "there", state_dir=tmp_path / "there-state")
     here.import_gguf(write_tiny_gguf(tmp_path / "m.gguf"), name)
 
     with scripted_server(puller=Puller(Catalog(here))) as server:
-        client = ollama.Client(server.url)
+        client = closed_after(request, server.url)
         pushed = list(client.push(name, insecure=True, stream=True))
         assert client.push(name, insecure=True).status == "success"
     assert pushed[0].status == "retrieving manifest"
@@ -37,7 +43,7 @@ def test_push_and_pull_with_progress(registry: DockerRegistry, tmp_path: Path) -
     assert any(part.digest and part.completed == part.total for part in pushed)
 
     with scripted_server(puller=Puller(Catalog(there))) as server:
-        client = ollama.Client(server.url)
+        client = closed_after(request, server.url)
         pulled = list(client.pull(name, insecure=True, stream=True))
         assert client.pull(name, insecure=True).status == "success"
         with pytest.raises(ollama.ResponseError, match="pull model manifest: file does not exist"):
