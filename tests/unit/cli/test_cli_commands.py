@@ -318,7 +318,7 @@ class TestUsage:
 
     def test_a_key_on_the_command_line_is_warned_of(self, oprel: Oprel, monkeypatch: pytest.MonkeyPatch) -> None:
         served: list[Settings] = []
-        monkeypatch.setattr("oprel.server.running.serve", lambda settings, say: served.append(settings))
+        monkeypatch.setattr("oprel.server.running.serve", lambda settings, say, observe: served.append(settings))
         ended = oprel("serve", "--api-key", "secret", "--model", "a", "--model", "b", "--context", "2048")
         assert "every user of this machine" in ended.err
         assert served[0].api_keys == ("secret",)

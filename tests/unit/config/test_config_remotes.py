@@ -193,7 +193,7 @@ class TestPlaces:
 
 def test_the_words_for_capabilities_are_those_of_the_schema() -> None:
     fields = {field.name for field in msgspec.structs.fields(Capabilities) if field.type is bool}
-    assert set(CAPABILITIES) | {"rerank", "lora", "tokenize"} == fields
+    assert set(CAPABILITIES) | {"rerank", "lora", "tokenize", "prefill"} == fields
 
 
 def test_the_kinds_of_servers_are_those_that_the_driver_knows() -> None:

@@ -13,6 +13,7 @@ from jsonschema import Draft202012Validator
 from oprel.server.documents import documents, load, merged, openapi_json
 from oprel.server.page import api_page, rendered
 
+METHODS = {"get", "head", "post", "delete"}
 WHOLE = json.loads(openapi_json())
 
 
@@ -27,7 +28,7 @@ def test_every_operation_of_every_document_is_served_under_its_full_path() -> No
     for name in documents():
         base = {"openai": "/v1", "anthropic": "/anthropic"}.get(name, "")
         for path, item in load(name)["paths"].items():
-            for method in item.keys() & {"get", "head", "post", "delete"}:
+            for method in METHODS & item.keys():
                 assert WHOLE["paths"][base + path][method]["tags"] == [name]
 
 
@@ -45,12 +46,11 @@ def test_schemas_are_schemas_still() -> None:
 
 
 def test_operations_keep_their_own_names_and_keys() -> None:
-    names = [operation["operationId"] for item in WHOLE["paths"].values() for operation in item.values()]
+    operations = [item[method] for item in WHOLE["paths"].values() for method in METHODS & item.keys()]
+    names = [operation["operationId"] for operation in operations]
     assert len(names) == len(set(names))
     schemes = WHOLE["components"]["securitySchemes"]
-    for item in WHOLE["paths"].values():
-        for operation in item.values():
-            assert all(key in schemes for each in operation["security"] for key in each)
+    assert all(key in schemes for operation in operations for each in operation["security"] for key in each)
 
 
 def test_a_reference_out_of_the_document_is_refused() -> None:

@@ -278,7 +278,7 @@ NAMING: dict[str, dict[str, Any]] = {
 def test_a_version_in_a_name_is_for_oprels_own_client_only(serve: Serve, path: str) -> None:
     served = serve(None, scripted_model("tiny:latest"))
     find, asked = served.catalog.find, []
-    served.catalog.find = lambda name: (asked.append(name), find(name.partition("@")[0]))[1]  # type: ignore[func-returns-value]
+    served.catalog.find = lambda name, *, patterns=True: (asked.append(name), find(name.partition("@")[0]))[1]  # type: ignore[func-returns-value]
     body = {"model": VERSION, **NAMING[path]}
     assert served.refused(f"/api/{path}", body) == (400, "invalid model name")
     assert asked == []
