@@ -12,7 +12,7 @@ from oprel.errors import InvalidRequestError
 
 __all__ = ["DEPRECATED", "PARAMETERS", "checked_parameters", "is_deprecated", "parameter_of_text"]
 
-Kind = Literal["int", "float", "bool", "strings"]
+Kind = Literal["int", "float", "bool", "strings", "name"]
 
 PARAMETERS: Mapping[str, Kind] = {
     "num_ctx": "int",
@@ -35,6 +35,7 @@ PARAMETERS: Mapping[str, Kind] = {
     "presence_penalty": "float",
     "frequency_penalty": "float",
     "stop": "strings",
+    "driver": "name",  # Oprel's own: which driver the model runs on, "auto" for any
 }
 DEPRECATED = frozenset(
     {
@@ -62,9 +63,16 @@ _RANGES: Mapping[str, tuple[float, float]] = {
 _INT_RANGE = (-(2**31), 2**31 - 1)
 _MAX_STOPS = 64
 _MAX_STOP_BYTES = 4096
-_WORDS: Mapping[Kind, str] = {"int": "integer", "float": "float32", "bool": "boolean", "strings": "array"}
+_WORDS: Mapping[Kind, str] = {
+    "int": "integer",
+    "float": "float32",
+    "bool": "boolean",
+    "strings": "array",
+    "name": "string",
+}
 
 _INT = re.compile(r"[+-]?[0-9]{1,19}")
+_NAME = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.-]{0,63}")
 _FLOAT = re.compile(r"[+-]?(?:[0-9]+\.?[0-9]*|\.[0-9]+)(?:[eE][+-]?[0-9]{1,3})?")
 # The spellings that Go's ParseBool takes.
 _BOOLS = {
@@ -92,6 +100,8 @@ def parameter_of_text(name: str, text: str) -> Any:
             return _BOOLS[text]
         case "strings":
             return [text]
+        case "name" if _NAME.fullmatch(text):
+            return text
     raise InvalidRequestError(f"invalid {kind} value [{text}]", param=name)
 
 
@@ -116,6 +126,8 @@ def _checked(name: str, kind: Kind, value: Any) -> Any:
     is_number = isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)
     match kind:
         case "bool" if isinstance(value, bool):
+            return value
+        case "name" if isinstance(value, str) and _NAME.fullmatch(value):
             return value
         case "strings":
             return _stops(name, [value] if isinstance(value, str) else value)

@@ -10,15 +10,16 @@ from hypothesis import strategies as st
 
 from oprel.errors import InvalidRequestError
 from oprel.schema.sampling import from_model, load_from_model
-from oprel.store.parameters import PARAMETERS, checked_parameters
+from oprel.store.parameters import PARAMETERS, checked_parameters, parameter_of_text
 from oprel.testing import scripted_model
 
 # What documents call "not given", and what no engine here does.
 _WITHOUT_EFFECT = {"num_keep", "draft_num_predict"}
+_NOT_SAMPLING = {"driver"}  # the catalog reads it: tests of its own
 _UNSET_BELOW = {"num_predict": 0, "seed": 0, "num_gpu": 0, "main_gpu": 0, "num_thread": 1, "num_batch": 1}
 
 
-@given(st.sampled_from(sorted(set(PARAMETERS) - _WITHOUT_EFFECT)), st.data())
+@given(st.sampled_from(sorted(set(PARAMETERS) - _WITHOUT_EFFECT - _NOT_SAMPLING)), st.data())
 def test_what_is_taken_is_used(name: str, data: st.DataObject) -> None:
     values: dict[str, st.SearchStrategy[Any]] = {
         "int": st.integers(-(2**40), 2**40),
@@ -43,8 +44,24 @@ def test_names_of_the_past_are_kept(name: str) -> None:
 
 @pytest.mark.parametrize(
     ("name", "value"),
-    [("num_ctx", True), ("temperature", "hot"), ("use_mmap", 1), ("stop", 1), ("num_ctx", float("inf")), ("top_k", -1)],
+    [
+        ("driver", 1),
+        ("driver", "a b"),
+        ("driver", ""),
+        ("num_ctx", True),
+        ("temperature", "hot"),
+        ("use_mmap", 1),
+        ("stop", 1),
+        ("num_ctx", float("inf")),
+        ("top_k", -1),
+    ],
 )
 def test_what_no_engine_takes_is_refused(name: str, value: Any) -> None:
     with pytest.raises(InvalidRequestError, match=f'option "{name}"'):
         checked_parameters({name: value})
+
+
+def test_a_modelfile_names_a_driver() -> None:
+    assert checked_parameters({"driver": parameter_of_text("driver", "vllm")}) == {"driver": "vllm"}
+    with pytest.raises(InvalidRequestError, match="invalid name value"):
+        parameter_of_text("driver", "../x")
