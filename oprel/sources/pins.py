@@ -127,9 +127,13 @@ def pullable(catalog: Catalog, name: str) -> str:
     return f"{source}@{revision}" if revision else source
 
 
+# How a version came whose source isn't known: an older one that was gone back to was made here as well.
+_MADE = ("create", "rollback")
+
+
 def _origin(catalog: Catalog, model: Model) -> tuple[str, str]:
     version = next(each for each in catalog.versions(model.name) if each.digest == model.digest)
-    if version.source.startswith("file:") or (version.action == "create" and not version.source):
+    if version.source.startswith("file:") or (version.action in _MADE and not version.source):
         raise SourceError(f"{model.name!r} was made on this machine, so that it can't be fetched from elsewhere.")
     return version.source or _source_of(ModelName.parse(model.name)), version.revision
 

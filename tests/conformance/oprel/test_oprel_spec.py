@@ -50,7 +50,11 @@ def test_every_route_of_ours_is_described(scripted_server: Start) -> None:
     app = create_app(scripted_server().services)
     described = set(specs.load("oprel")["paths"])
     others = set(specs.load("openai")["paths"]) | {f"/v1{path}" for path in specs.load("openai")["paths"]}
-    served = {route.path for route in app.routes if not route.path.startswith(("/api", "/v1", "/anthropic")) and route.path != "/"}
+    served = {
+        route.path
+        for route in app.routes
+        if not route.path.startswith(("/api", "/v1", "/anthropic")) and route.path != "/"
+    }
     assert served - others == described
 
 

@@ -160,7 +160,7 @@ def test_a_damaged_one_is_brought_again(here: Place) -> None:
 
 
 @pytest.mark.parametrize(
-    "change", [Change("create"), Change("import", "file:/x.gguf")], ids=lambda change: change.action
+    "change", [Change("create"), Change("rollback"), Change("import", "file:/x.gguf")], ids=lambda change: change.action
 )
 def test_what_was_made_here_cant_be_locked(here: Place, change: Change) -> None:
     data = here.catalog.manifest(here.catalog.find(NAME))
