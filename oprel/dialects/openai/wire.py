@@ -10,6 +10,8 @@ from typing import Any
 
 from msgspec import UNSET, Struct, UnsetType
 
+from oprel.dialects.rules import Treatment
+
 __all__ = [
     "AnswerMessage",
     "AudioContent",
@@ -463,6 +465,7 @@ class ModelServing(Struct, omit_defaults=True):
     driver: str | None = None
     context_tokens: int | None = None
     problem: str | None = None
+    parameters: dict[str, dict[str, Treatment]] | None = None
 
 
 class ModelEntry(Struct):
