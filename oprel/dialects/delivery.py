@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import AsyncIterator, Callable, Iterable
 from contextlib import aclosing
+from time import monotonic
 from typing import Protocol
 
 import msgspec
@@ -55,8 +56,10 @@ def waiting(every_s: float) -> Waiting:
 async def streamed(
     stream: AsyncIterator[tuple[Event, ...]], encoder: Encoder, told: Told, warnings: Iterable[events.Warning]
 ) -> Answer:
+    since = monotonic()
     held = await beginning(stream)
-    yield Head(200, SSE + oprel_headers(told, (*warnings, *warnings_of(held))))
+    first_s = monotonic() - since
+    yield Head(200, SSE + oprel_headers(told, (*warnings, *warnings_of(held)), first_s=first_s))
     yield encoder.start() + encoder.encode(held)
     last = held
     async for batch in stream:
@@ -72,12 +75,14 @@ async def whole(
     told: Told,
     warnings: Iterable[events.Warning],
 ) -> Answer:
-    collected: list[Event] = []
+    since = monotonic()
+    collected = list(await beginning(stream))
+    first_s = monotonic() - since
     async for batch in stream:
         collected += batch
     check_finished(tuple(collected), told)
     body = encode(collected)
-    yield Head(200, json_headers(body) + oprel_headers(told, (*warnings, *warnings_of(collected))))
+    yield Head(200, json_headers(body) + oprel_headers(told, (*warnings, *warnings_of(collected)), first_s=first_s))
     yield body
 
 

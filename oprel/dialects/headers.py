@@ -24,17 +24,33 @@ class Told(Protocol):
     @property
     def warnings(self) -> tuple[events.Warning, ...]: ...
 
+    @property
+    def load_s(self) -> float: ...
 
-def oprel_headers(told: Told, warnings: Iterable[events.Warning] = ()) -> Headers:
-    """`X-Oprel-Driver`, `X-Oprel-Device`, and one `X-Oprel-Warning` for each of the lease's warnings and of
-    `warnings`: the first of those that say the same, sixteen at most."""
+    @property
+    def queued_s(self) -> float: ...
+
+
+def oprel_headers(told: Told, warnings: Iterable[events.Warning] = (), *, first_s: float | None = None) -> Headers:
+    """`X-Oprel-Driver`, `X-Oprel-Device`, `Server-Timing`, and one `X-Oprel-Warning` for each of the lease's warnings
+    and of `warnings`: the first of those that say the same, sixteen at most. `first_s`: seconds from the lease to the
+    first token, for what has tokens."""
     plan = told.plan
     unique = dict.fromkeys((*told.warnings, *warnings))
     return (
         (b"x-oprel-driver", _printable(plan.driver)),
         (b"x-oprel-device", _printable(plan.device)),
+        (b"server-timing", _timing(told, first_s)),
         *(warning_header(warning) for warning in list(unique)[:_WARNINGS_LIMIT]),
     )
+
+
+def _timing(told: Told, first_s: float | None) -> bytes:
+    """Milliseconds, as https://www.w3.org/TR/server-timing/ has it."""
+    spans = [("load", told.load_s), ("queue", told.queued_s)]
+    if first_s is not None:
+        spans.append(("first", first_s))
+    return ", ".join(f"{name};dur={seconds * 1000:.1f}" for name, seconds in spans).encode()
 
 
 def warning_header(warning: events.Warning) -> tuple[bytes, bytes]:

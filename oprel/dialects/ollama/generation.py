@@ -120,7 +120,8 @@ async def performed(services: Services, errors: OllamaErrors, prepare: Callable[
         errors.is_streaming = turn.stream
         opened = await job.open(lease.engine)
         turn.first_ns = time.monotonic_ns()
-        headers = oprel_headers(lease, (*turn.warnings, *opened.warnings))
+        first_s = (turn.first_ns - turn.assigned_ns) / 1e9
+        headers = oprel_headers(lease, (*turn.warnings, *opened.warnings), first_s=first_s)
         answer = _streamed(turn, opened, headers) if turn.stream else _collected(turn, opened, headers)
         async with aclosing(opened.rest), aclosing(answer):
             async for item in answer:

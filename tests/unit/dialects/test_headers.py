@@ -13,7 +13,8 @@ GPU = events.Warning("gpu_fallback", "the GPU failed: the model runs on the CPU"
 
 
 def told(*warnings: events.Warning) -> Any:
-    return SimpleNamespace(plan=SimpleNamespace(driver="llama_cpp", device="gpu+cpu"), warnings=warnings)
+    plan = SimpleNamespace(driver="llama_cpp", device="gpu+cpu")
+    return SimpleNamespace(plan=plan, warnings=warnings, load_s=1.25, queued_s=0.0003)
 
 
 def test_driver_device_and_each_warning_once() -> None:
@@ -21,9 +22,15 @@ def test_driver_device_and_each_warning_once() -> None:
     assert oprel_headers(told(GPU), (other, GPU)) == (
         (b"x-oprel-driver", b"llama_cpp"),
         (b"x-oprel-device", b"gpu+cpu"),
+        (b"server-timing", b"load;dur=1250.0, queue;dur=0.3"),
         (b"x-oprel-warning", b"gpu_fallback; the GPU failed: the model runs on the CPU"),
         (b"x-oprel-warning", b"unknown_field; 'x' is not known"),
     )
+
+
+def test_the_time_to_the_first_token_is_told_where_there_are_tokens() -> None:
+    timing = dict(oprel_headers(told(), first_s=0.5))[b"server-timing"]
+    assert timing == b"load;dur=1250.0, queue;dur=0.3, first;dur=500.0"
 
 
 def test_what_a_client_sent_stays_inside_its_header() -> None:
@@ -35,7 +42,7 @@ def test_what_a_client_sent_stays_inside_its_header() -> None:
 def test_headers_are_bounded() -> None:
     many = tuple(events.Warning("c", str(number) * 1000) for number in range(100))
     headers = oprel_headers(told(), many)
-    assert len(headers) == 2 + 16
+    assert len(headers) == 3 + 16
     assert all(len(value) < 500 for _, value in headers)
 
 

@@ -169,7 +169,11 @@ def _told_tool(raw: dict[str, Any]) -> dict[str, Any]:
 
 
 async def _whole(turn: _Turn, stream: EventStream, told: Told, warnings: tuple[events.Warning, ...]) -> Answer:
-    met: list[events.Warning] = []
+    since = time.monotonic()
+    held = await beginning(stream)
+    first_s = time.monotonic() - since
+    met = list(warnings_of(held))
+    turn.output.add(held)
     async for batch in stream:
         met += warnings_of(batch)
         turn.output.add(batch)
@@ -178,7 +182,7 @@ async def _whole(turn: _Turn, stream: EventStream, told: Told, warnings: tuple[e
     _complete(turn, turn.output.finish)
     body = _encode(turn.answer)
     await _keep(turn)
-    yield Head(200, json_headers(body) + oprel_headers(told, (*warnings, *met)))
+    yield Head(200, json_headers(body) + oprel_headers(told, (*warnings, *met), first_s=first_s))
     yield body
 
 
@@ -186,8 +190,10 @@ async def _streamed(turn: _Turn, stream: EventStream, told: Told, warnings: tupl
     """The response is kept before its last event is sent: who has read that can go on from it."""
     writer, output = turn.writer, turn.output
     assert writer is not None  # noqa: S101 - it is why this was chosen
+    since = time.monotonic()
     held = await beginning(stream)
-    yield Head(200, SSE + oprel_headers(told, (*warnings, *warnings_of(held))))
+    first_s = time.monotonic() - since
+    yield Head(200, SSE + oprel_headers(told, (*warnings, *warnings_of(held)), first_s=first_s))
     writer.add("response.created", response=turn.answer)
     writer.add("response.in_progress", response=turn.answer)
     output.add(held)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import base64
 import struct
+import time
 from collections.abc import Awaitable, Callable
 from typing import Any
 
@@ -496,3 +497,15 @@ def test_a_stream_gives_signs_of_life_while_its_prompt_is_read(path: str, body: 
 def test_a_whole_answer_that_takes_long_says_nothing_before_it_is_there() -> None:
     reply = run(lambda app: app.post(CHAT, HELLO), Script(prompt_delay_s=0.1), settings=Settings(ping_interval=0.01))
     assert reply.json()["choices"][0]["message"]["content"] == "Hello, world!"
+
+
+@pytest.mark.parametrize("streams", [True, False], ids=["streamed", "whole"])
+def test_the_time_to_the_first_token_is_told(streams: bool) -> None:
+    """Of the first token, not of the whole answer."""
+    script = Script(text=("a", "b", "c"), prompt_delay_s=0.05, token_delay_s=0.1)
+    since = time.monotonic()
+    reply = run(lambda app: app.post(CHAT, {**HELLO, "stream": streams}), script)
+    elapsed_ms = (time.monotonic() - since) * 1000
+    timing = dict(each.split(";dur=") for each in (reply.header("server-timing") or "").split(", "))
+    assert timing.keys() == {"load", "queue", "first"}
+    assert 50 <= float(timing["first"]) <= elapsed_ms - 200
