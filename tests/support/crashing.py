@@ -28,7 +28,7 @@ from oprel.store.disk import Disk
 
 __all__ = ["STEPS", "Died", "DyingDisk", "Kill", "killer", "steps"]
 
-STEPS = tuple(name for name in vars(Disk) if not name.startswith("_") and name != "free_bytes")
+STEPS = tuple(name for name in vars(Disk) if not name.startswith("_") and name not in ("free_bytes", "total_bytes"))
 """Every method of the disk that changes it."""
 
 MAX_STEPS = 400
@@ -75,6 +75,11 @@ class DyingDisk(Disk):
         if self.steps_left == 0 and len(data) > 1:
             os.write(descriptor, bytes(data)[: len(data) // 2])
         self._stepped("write", lambda: super(DyingDisk, self).write(descriptor, data))
+
+    def write_at(self, descriptor: int, data: bytes | memoryview, offset: int) -> None:
+        if self.steps_left == 0 and len(data) > 1:
+            os.pwrite(descriptor, bytes(data)[: len(data) // 2], offset)
+        self._stepped("write_at", lambda: super(DyingDisk, self).write_at(descriptor, data, offset))
 
     def _stepped(self, name: str, work: Callable[[], object]) -> object:
         if name in ("link", "clone") and not self.links:

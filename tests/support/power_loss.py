@@ -52,6 +52,12 @@ class VolatileDisk(Disk):
         self._done("create", path)
         return descriptor
 
+    def open_kept(self, path: Path) -> int:
+        descriptor = super().open_kept(path)
+        self._hold(path)
+        self._done("open_kept", path)
+        return descriptor
+
     def sync(self, descriptor: int) -> None:
         super().sync(descriptor)
         self._note_content(Path(f"/proc/self/fd/{descriptor}"))
