@@ -26,6 +26,7 @@ __all__ = ["Answer", "ErrorRenderer", "Exchange", "Head", "Waiting"]
 _log = logging.getLogger("oprel.server")
 
 _PING = b": still working\n\n"
+_TOLD = (b"x-oprel-", b"server-timing")
 
 
 class Head(Struct, frozen=True):
@@ -174,7 +175,7 @@ class _Company:
 
 
 def _as_comment(head: Head) -> bytes:
-    return b"".join(b": %s: %s\n" % header for header in head.headers if header[0].startswith(b"x-oprel-")) + b"\n"
+    return b"".join(b": %s: %s\n" % header for header in head.headers if header[0].startswith(_TOLD)) + b"\n"
 
 
 def _as_ours(caught: Exception) -> OprelError:
