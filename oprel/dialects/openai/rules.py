@@ -20,6 +20,17 @@ _LOADING = (
     Rule("options", note="Oprel's own: Ollama's options, for what the request doesn't say itself"),
 )
 
+_TEMPERATURE = (
+    Rule("temperature", low=0, high=2, note="default 1, above a model's own parameter", needs="temperature"),
+    Rule("top_p", low=0, high=1, note="default 1, above a model's own parameter", needs="top_p"),
+)
+
+_PROMPT_CACHE = (
+    Rule("prompt_cache_key", "ignored", note="prompts are cached by their text"),
+    Rule("prompt_cache_retention", "ignored", note="prompts are cached by their text"),
+    Rule("prompt_cache_options", "ignored", note="prompts are cached by their text"),
+)
+
 _GENERATION = (
     *_LOADING,
     Rule("model", note="a name or an alias; `@ctx=32k` behind it is the same as `num_ctx`"),
@@ -32,8 +43,7 @@ _GENERATION = (
         note="absent: what is left of the context, and a limit of time",
         needs="max_tokens",
     ),
-    Rule("temperature", low=0, high=2, note="default 1, above a model's own parameter", needs="temperature"),
-    Rule("top_p", low=0, high=1, note="default 1, above a model's own parameter", needs="top_p"),
+    *_TEMPERATURE,
     Rule("presence_penalty", low=-2, high=2, needs="presence_penalty"),
     Rule("frequency_penalty", low=-2, high=2, needs="frequency_penalty"),
     Rule("seed", low=-_INT64 - 1, high=_INT64, needs="seed"),
@@ -69,9 +79,7 @@ CHAT = (
     Rule("metadata", "ignored", note="answers are not kept"),
     Rule("service_tier", "ignored", note="there is one tier"),
     Rule("safety_identifier", "ignored", note="nobody is told"),
-    Rule("prompt_cache_key", "ignored", note="prompts are cached by their text"),
-    Rule("prompt_cache_retention", "ignored", note="prompts are cached by their text"),
-    Rule("prompt_cache_options", "ignored", note="prompts are cached by their text"),
+    *_PROMPT_CACHE,
 )
 
 COMPLETIONS = (
@@ -133,8 +141,7 @@ RESPONSES = (
         note="absent: what is left of the context, and a limit of time",
         needs="max_tokens",
     ),
-    Rule("temperature", low=0, high=2, note="default 1, above a model's own parameter", needs="temperature"),
-    Rule("top_p", low=0, high=1, note="default 1, above a model's own parameter", needs="top_p"),
+    *_TEMPERATURE,
     Rule(
         "top_logprobs",
         low=0,
@@ -159,9 +166,7 @@ RESPONSES = (
     Rule("service_tier", "ignored", note="there is one tier"),
     Rule("user", "ignored", note="comes back with the response; nobody is told"),
     Rule("safety_identifier", "ignored", note="comes back with the response; nobody is told"),
-    Rule("prompt_cache_key", "ignored", note="prompts are cached by their text"),
-    Rule("prompt_cache_retention", "ignored", note="prompts are cached by their text"),
-    Rule("prompt_cache_options", "ignored", note="prompts are cached by their text"),
+    *_PROMPT_CACHE,
 )
 
 # The types of the items of a response's input, and of the parts of their content.
