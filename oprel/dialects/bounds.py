@@ -13,8 +13,9 @@ import msgspec
 
 from oprel.dialects.patterns import MAX_REPEATS, PatternError, checked_pattern
 from oprel.errors import InvalidRequestError
+from oprel.schema import JsonSchema, OutputFormat, events
 
-__all__ = ["MAX_STOPS", "SchemaBudget", "checked_schema", "checked_stops", "unenforced_keywords"]
+__all__ = ["MAX_STOPS", "SchemaBudget", "checked_schema", "checked_stops", "schema_warnings", "unenforced_keywords"]
 
 MAX_STOPS = 16
 
@@ -97,6 +98,14 @@ def checked_schema(
     if budget is not None:
         budget.spend(measure.nodes, param=param)
     return msgspec.json.encode(own).decode() if measure.has_changed else text.decode()
+
+
+def schema_warnings(format_: OutputFormat | None, dropped: Iterable[str]) -> tuple[events.Warning, ...]:
+    """One for each keyword that answers aren't held to: the format's own, and those `dropped` from tools."""
+    keywords = unenforced_keywords(format_.schema) if isinstance(format_, JsonSchema) else ()
+    return tuple(
+        events.Warning("schema_not_enforced", f"answers aren't held to '{name}'") for name in (*keywords, *dropped)
+    )
 
 
 def unenforced_keywords(schema: str) -> tuple[str, ...]:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
 from typing import Any, Literal, get_args
 
 import msgspec
@@ -13,7 +12,7 @@ from oprel.dialects.anthropic.blocks import BlockReader
 from oprel.dialects.anthropic.conversation import conversation, is_prefilled
 from oprel.dialects.anthropic.tools import chosen, tools
 from oprel.dialects.anthropic.wire import CountBody, MessagesBody, ThinkingConfig
-from oprel.dialects.bounds import checked_schema, checked_stops, unenforced_keywords
+from oprel.dialects.bounds import checked_schema, checked_stops, schema_warnings
 from oprel.dialects.rules import apply
 from oprel.errors import InvalidRequestError, UnsupportedError
 from oprel.schema import (
@@ -114,7 +113,7 @@ def _asked(body: CountBody, sampling: Sampling) -> Asked:
     return Asked(
         request,
         unknown=tuple(dict.fromkeys(reader.unknown)),
-        warnings=_schema_warnings(request.format, dropped),
+        warnings=schema_warnings(request.format, dropped),
         thinks_if_able=if_able,
         shows_thinking=body.thinking is None or body.thinking.display != "omitted",
     )
@@ -195,10 +194,3 @@ def _format(body: CountBody) -> JsonSchema | None:
             return JsonSchema(checked_schema(schema, param=f"{param}.schema"), strict=True)
         case _:
             raise InvalidRequestError(f"'{param}' must be {{'type': 'json_schema', 'schema': …}}", param=param)
-
-
-def _schema_warnings(wanted: object, dropped: Iterable[str]) -> tuple[events.Warning, ...]:
-    keywords = unenforced_keywords(wanted.schema) if isinstance(wanted, JsonSchema) else ()
-    return tuple(
-        events.Warning("schema_not_enforced", f"answers aren't held to '{name}'") for name in (*keywords, *dropped)
-    )

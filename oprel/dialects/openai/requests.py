@@ -8,7 +8,7 @@ from typing import Any, Literal, get_args
 import msgspec
 from msgspec import Struct
 
-from oprel.dialects.bounds import SchemaBudget, checked_schema, checked_stops, unenforced_keywords
+from oprel.dialects.bounds import SchemaBudget, checked_schema, checked_stops, schema_warnings
 from oprel.dialects.keep_alive import keep_alive_s
 from oprel.dialects.openai import rules
 from oprel.dialects.openai.loading import Loading, loading
@@ -47,7 +47,6 @@ __all__ = [
     "embed_request",
     "include_usage",
     "keep_alive_s",
-    "schema_warnings",
     "thinking",
 ]
 
@@ -152,13 +151,6 @@ def embed_request(body: EmbeddingBody) -> EmbedRequest:
 
 def include_usage(body: ChatBody | CompletionBody) -> bool:
     return body.stream_options is not None and bool(body.stream_options.include_usage)
-
-
-def schema_warnings(format_: OutputFormat | None, dropped: Sequence[str]) -> tuple[events.Warning, ...]:
-    keywords = unenforced_keywords(format_.schema) if isinstance(format_, JsonSchema) else ()
-    return tuple(
-        events.Warning("schema_not_enforced", f"answers aren't held to '{name}'") for name in (*keywords, *dropped)
-    )
 
 
 def _either(one: int | None, other: int | None) -> int | None:

@@ -16,7 +16,7 @@ from oprel.drivers.contract import Engine, Health
 from oprel.drivers.enforced import check_request
 from oprel.drivers.templated.forcing import check_choice, forced_format
 from oprel.drivers.templated.reading import AnswerReader
-from oprel.drivers.upstream.turns import without_oldest
+from oprel.drivers.upstream.turns import MAX_TRUNCATIONS, TRUNCATED, shortened
 from oprel.errors import ContextLengthError, TemplateError
 from oprel.schema import (
     Capabilities,
@@ -32,7 +32,6 @@ from oprel.schema import (
     Sampling,
     Text,
     Usage,
-    events,
 )
 from oprel.templates.chat import ChatTemplate, used_tools
 from oprel.templates.marks import Marks
@@ -41,12 +40,8 @@ __all__ = ["TemplatedEngine"]
 
 Batch = tuple[Event, ...]
 
-_MAX_TRUNCATIONS = 20
 _MANY_MESSAGES = 64
 _LONG_TEXT = 128 * 1024
-_TRUNCATED = events.Warning(
-    "prompt_truncated", "the conversation was longer than the context: its oldest turns were left out"
-)
 
 
 class TemplatedEngine(Engine):
@@ -78,7 +73,7 @@ class TemplatedEngine(Engine):
         check_request(request, self.capabilities, driver=self.plan.driver, model=self.plan.model)
         check_choice(request)
         notice: Batch = ()
-        for attempt in range(_MAX_TRUNCATIONS):
+        for attempt in range(MAX_TRUNCATIONS):
             has_begun = False
             try:
                 async with aclosing(self._answer(request)) as answer:
@@ -88,10 +83,10 @@ class TemplatedEngine(Engine):
                         notice = ()
                 return
             except ContextLengthError as error:
-                shorter = None if has_begun or not request.truncate else _shortened(request, error)
-                if shorter is None or attempt == _MAX_TRUNCATIONS - 1:
+                shorter = None if has_begun or not request.truncate else shortened(request, error)
+                if shorter is None or attempt == MAX_TRUNCATIONS - 1:
                     raise
-                request, notice = shorter, (_TRUNCATED,)
+                request, notice = shorter, (TRUNCATED,)
 
     async def complete(self, request: CompletionRequest) -> AsyncGenerator[Batch, None]:
         """With a suffix, where the template has a place for it, that is how the text in between is asked for."""
@@ -238,11 +233,3 @@ def _with(used: int, finish: Finish) -> Finish:
     prompt = max(0, usage.prompt - used)
     counted = Usage(prompt, usage.completion + used, min(usage.cached, prompt))
     return msgspec.structs.replace(finish, usage=counted)
-
-
-def _shortened(request: ChatRequest, error: ContextLengthError) -> ChatRequest | None:
-    excess = 0.25
-    if error.prompt_tokens and error.context_tokens:
-        excess = max(0.02, 1 - error.context_tokens / error.prompt_tokens)
-    messages = without_oldest(request.messages, excess=excess)
-    return None if messages is None else msgspec.structs.replace(request, messages=messages)

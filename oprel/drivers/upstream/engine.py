@@ -19,7 +19,7 @@ from oprel.drivers.upstream.failures import Failures, garbage, quoted
 from oprel.drivers.upstream.quirks import Quirks
 from oprel.drivers.upstream.reading import ChatReader, NativeReader
 from oprel.drivers.upstream.refusals import Refusals
-from oprel.drivers.upstream.turns import without_oldest
+from oprel.drivers.upstream.turns import MAX_TRUNCATIONS, TRUNCATED, shortened
 from oprel.drivers.upstream.vectors import read_scores, read_vectors
 from oprel.drivers.upstream.watch import LONGEST_S, Pulse, Stalled, TimeLimitReached, Watch, prompt_budget_s
 from oprel.drivers.upstream.writing import RequestWriter
@@ -51,10 +51,6 @@ _STALL_HOOK_S = 10.0
 _DRAIN_S = 1.0
 _SMALL_ANSWER_S = 30.0
 _MAX_ERROR_BYTES = 256 * 1024
-_MAX_TRUNCATIONS = 20
-_TRUNCATED = events.Warning(
-    "prompt_truncated", "the conversation was longer than the context: its oldest turns were left out"
-)
 
 Reader = ChatReader | NativeReader
 AnswerT = TypeVar("AnswerT")
@@ -112,7 +108,7 @@ class HttpEngine(Engine):
         elif not self.capabilities.tools:
             request = msgspec.structs.replace(request, messages=without_tools(request.messages))
         notice: tuple[Event, ...] = ()
-        for attempt in range(_MAX_TRUNCATIONS):
+        for attempt in range(MAX_TRUNCATIONS):
             has_begun = False
             try:
                 reader = self._chat_reader(request)
@@ -125,10 +121,10 @@ class HttpEngine(Engine):
                         notice = ()
                 return
             except ContextLengthError as error:
-                shorter = None if has_begun or not request.truncate else _shortened(request, error)
-                if shorter is None or attempt == _MAX_TRUNCATIONS - 1:
+                shorter = None if has_begun or not request.truncate else shortened(request, error)
+                if shorter is None or attempt == MAX_TRUNCATIONS - 1:
                     raise
-                request, notice = shorter, (_TRUNCATED,)
+                request, notice = shorter, (TRUNCATED,)
 
     async def complete(self, request: CompletionRequest) -> AsyncGenerator[tuple[Event, ...], None]:
         self._refusals.complete(request)
@@ -373,14 +369,6 @@ def _time_limit(sampling: Sampling) -> events.Warning:
 
 def _has_media(request: ChatRequest) -> bool:
     return any(not isinstance(part, TextPart) for message in request.messages for part in message.content)
-
-
-def _shortened(request: ChatRequest, error: ContextLengthError) -> ChatRequest | None:
-    excess = 0.25
-    if error.prompt_tokens and error.context_tokens:
-        excess = max(0.02, 1 - error.context_tokens / error.prompt_tokens)
-    messages = without_oldest(request.messages, excess=excess)
-    return None if messages is None else msgspec.structs.replace(request, messages=messages)
 
 
 class _Tokens(msgspec.Struct):

@@ -2,12 +2,29 @@
 
 from __future__ import annotations
 
-from oprel.schema import Message, TextPart
+import msgspec
 
-__all__ = ["without_oldest"]
+from oprel.errors import ContextLengthError
+from oprel.schema import ChatRequest, Message, TextPart, events
+
+__all__ = ["MAX_TRUNCATIONS", "TRUNCATED", "shortened", "without_oldest"]
+
+MAX_TRUNCATIONS = 20
+TRUNCATED = events.Warning(
+    "prompt_truncated", "the conversation was longer than the context: its oldest turns were left out"
+)
 
 # What a template puts around a message, in characters, roughly.
 _AROUND = 20
+
+
+def shortened(request: ChatRequest, error: ContextLengthError) -> ChatRequest | None:
+    """`request` without as many of its oldest turns as `error` says are too many; None where none is left."""
+    excess = 0.25
+    if error.prompt_tokens and error.context_tokens:
+        excess = max(0.02, 1 - error.context_tokens / error.prompt_tokens)
+    messages = without_oldest(request.messages, excess=excess)
+    return None if messages is None else msgspec.structs.replace(request, messages=messages)
 
 
 def without_oldest(messages: tuple[Message, ...], *, excess: float) -> tuple[Message, ...] | None:

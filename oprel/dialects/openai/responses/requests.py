@@ -8,11 +8,11 @@ from typing import Any
 from msgspec import Struct
 
 from oprel.dialects.body import converted
-from oprel.dialects.bounds import SchemaBudget, checked_schema
+from oprel.dialects.bounds import SchemaBudget, checked_schema, schema_warnings
 from oprel.dialects.openai import rules
 from oprel.dialects.openai.loading import Loading, loading
 from oprel.dialects.openai.messages import check_images
-from oprel.dialects.openai.requests import MAX_TOOLS, check_tool_name, schema_warnings, thinking
+from oprel.dialects.openai.requests import MAX_TOOLS, check_tool_name, thinking
 from oprel.dialects.openai.responses.items import Turns
 from oprel.dialects.openai.responses.wire import FunctionTool, ResponseBody, TextBody, ToolChoiceBody
 from oprel.errors import InvalidRequestError, UnsupportedError
