@@ -5,13 +5,10 @@ from __future__ import annotations
 import asyncio
 import threading
 from concurrent.futures import ThreadPoolExecutor
-from typing import TYPE_CHECKING
 
 from oprel.errors import BusyError
+from oprel.scheduler.catalog import Catalog
 from oprel.schema import Model
-
-if TYPE_CHECKING:
-    from oprel.scheduler.scheduler import Catalog
 
 __all__ = ["FileReader"]
 

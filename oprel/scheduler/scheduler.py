@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from contextlib import AbstractAsyncContextManager
 from types import TracebackType
-from typing import Literal, Protocol
+from typing import Literal
 
 import msgspec
 
@@ -17,6 +17,7 @@ from oprel.drivers.prospects import Prospect, look_ahead
 from oprel.drivers.templated import engine_for, plan_for
 from oprel.errors import OprelError
 from oprel.scheduler import fit
+from oprel.scheduler.catalog import Catalog
 from oprel.scheduler.clock import Clock, SystemClock
 from oprel.scheduler.lease import Lease, LoadedModel
 from oprel.scheduler.needs import NEEDS, check_engine, check_model, check_undamaged
@@ -33,20 +34,6 @@ _log = logging.getLogger("oprel.scheduler")
 
 _SHORTEST_LOAD_S = 1e-6
 """A load that took no time that can be measured still isn't told as 0, which reads as "not known"."""
-
-
-class Catalog(Protocol):
-    """What the scheduler asks of `oprel.store.Catalog`. May block, and is called in threads."""
-
-    def find(self, name: str) -> Model: ...
-
-    def are_files_known(self, model: Model) -> bool:
-        """Whether its files were read before and look as they did then: quick."""
-        ...
-
-    def check_files(self, model: Model, *, progress: Callable[[int], None] | None = None) -> None:
-        """Reads those that aren't known; `progress` may raise. Raises ModelDamagedError."""
-        ...
 
 
 class Scheduler:

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Literal
 
 import msgspec
 
+from oprel.drivers.local.words import Cause
+
 __all__ = ["Exit", "classify", "read_exit"]
 
-Cause = Literal["gpu", "memory", "model", "engine"]
 
 # By the host's exit code: what the scheduler is told, and what the user is. A plan with less context may help where
 # GPU memory ran out, and nowhere else.

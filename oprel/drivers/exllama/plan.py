@@ -13,13 +13,12 @@ from oprel.drivers.exllama.flavour import Flavour
 from oprel.drivers.exllama.options import CACHE_TYPES, ExllamaOptions
 from oprel.drivers.llama_cpp.launch import is_template_text
 from oprel.drivers.llama_cpp.shape import MAX_CONTEXT_TOKENS, Shape, Wish, best_shape
+from oprel.drivers.local.words import SOCKET, TEMPLATE
 from oprel.errors import InsufficientMemoryError, UnsupportedError
 from oprel.schema import EngineProbe, Gpu, Hardware, LoadOptions, Model, Plan
 
-__all__ = ["CACHE", "SOCKET", "TEMPLATE", "gpus_of", "make_plan"]
+__all__ = ["CACHE", "gpus_of", "make_plan"]
 
-SOCKET = "{socket}"
-TEMPLATE = "{template}"
 CACHE = "{cache}"
 """Stands in the environment, for the folder of compiled kernels."""
 

@@ -5,14 +5,10 @@ from __future__ import annotations
 import json
 import os
 import shutil
-import signal
-import subprocess
-import tempfile
-from contextlib import suppress
 from pathlib import Path
-from typing import IO, Any
+from typing import Any
 
-from oprel.drivers.children import built_environment, shim_command
+from oprel.drivers.children.asking import NoAnswerError, ask
 from oprel.drivers.exllama.flavour import Flavour
 from oprel.schema import EngineProbe
 
@@ -20,7 +16,6 @@ __all__ = ["HOST", "probe_environment"]
 
 HOST = str(Path(__file__).with_name("host.py").absolute())
 _LIMIT_S = 20.0
-_MAX_OUTPUT_BYTES = 256 * 1024
 
 
 class _ProbeError(Exception):
@@ -75,37 +70,13 @@ def _interpreter(configured: str) -> Path:
 
 
 def _ask(command: tuple[str, ...]) -> dict[str, Any]:
-    with tempfile.TemporaryFile() as output:
-        code = _run(command, output)
-        output.seek(0)
-        lines = output.read(_MAX_OUTPUT_BYTES).decode("utf-8", "replace").strip().splitlines()
-    if code != 0:
-        raise _ProbeError(f"can't be used ({lines[-1][:300] if lines else f'it ended with code {code}'})")
-    if not lines:
-        raise _ProbeError("says nothing")
-    found: dict[str, Any] = json.loads(lines[-1])
-    return found
-
-
-def _run(command: tuple[str, ...], output: IO[bytes]) -> int:
     try:
-        process = subprocess.Popen(
-            shim_command(command),
-            stdin=subprocess.PIPE,
-            stdout=output,
-            stderr=subprocess.STDOUT,
-            env=built_environment(),
-            cwd="/",
-            start_new_session=True,
-        )
-    except OSError as error:
-        raise _ProbeError(f"can't be run ({error.strerror})") from error
-    with process:
-        try:
-            return process.wait(timeout=_LIMIT_S)
-        except subprocess.TimeoutExpired:
-            raise _ProbeError(f"doesn't answer within {_LIMIT_S:g} s") from None
-        finally:
-            if process.returncode is None:
-                with suppress(ProcessLookupError, PermissionError):
-                    os.killpg(process.pid, signal.SIGKILL)
+        said = ask(command, timeout_s=_LIMIT_S)
+    except NoAnswerError as error:
+        raise _ProbeError(str(error)) from error
+    if said.code != 0:
+        raise _ProbeError(f"can't be used ({said.last_line[:300]})")
+    if not said.text.strip():
+        raise _ProbeError("says nothing")
+    found: dict[str, Any] = json.loads(said.last_line)
+    return found

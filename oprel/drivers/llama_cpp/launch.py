@@ -6,13 +6,12 @@ import re
 from dataclasses import dataclass
 
 from oprel.drivers.llama_cpp.shape import Shape
+from oprel.drivers.local.words import SOCKET, TEMPLATE
 from oprel.errors import UnsupportedError
 from oprel.schema import EngineProbe, LoadOptions, Model
 
-__all__ = ["PARTS", "SOCKET", "TEMPLATE", "Launch", "build_argv", "is_template_text"]
+__all__ = ["PARTS", "Launch", "build_argv", "is_template_text"]
 
-SOCKET = "{socket}"
-TEMPLATE = "{template}"
 PARTS = "{parts}"
 
 _TEMPLATE_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}", re.ASCII)

@@ -7,16 +7,11 @@ import json
 import os
 import re
 import shutil
-import signal
-import subprocess
 import sys
-import tempfile
 from collections.abc import Sequence
-from contextlib import suppress
 from pathlib import Path
-from typing import IO
 
-from oprel.drivers.children import built_environment, shim_command
+from oprel.drivers.children.asking import NoAnswerError, ask
 from oprel.schema import Device, EngineProbe
 
 __all__ = ["DRIVER", "LLAMA_SERVER", "REQUIRED_FLAGS", "XLLAMACPP", "probe_bundled", "probe_engines", "probe_server"]
@@ -33,7 +28,6 @@ REQUIRED_FLAGS = frozenset(
 _HELP_LIMIT_S = 10.0
 # The first use of a GPU after a boot loads its driver.
 _DEVICES_LIMIT_S = 30.0
-_MAX_OUTPUT_BYTES = 1024 * 1024
 _MIB = 1024 * 1024
 _INSTALL = (
     "put a llama-server on PATH, name one with --llama-server (OPREL_LLAMA_SERVER), "
@@ -163,35 +157,10 @@ def _is_real(name: str, total: int) -> bool:
 def _ask(command: Sequence[str], *, timeout_s: float) -> str:
     """What `command` says on both streams. May gain privileges, unlike an engine: NVIDIA's library makes its device
     files by a setuid helper when it is first used, and no model's file is read here."""
-    with tempfile.TemporaryFile() as output:
-        code = _run(command, output, timeout_s)
-        output.seek(0)
-        text = output.read(_MAX_OUTPUT_BYTES).decode("utf-8", "replace")
-    if code != 0:
-        lines = [line.strip() for line in text.splitlines() if line.strip()]
-        raise _ProbeError(f"can't be run: {lines[-1] if lines else f'it ended with code {code}'}")
-    return text
-
-
-def _run(command: Sequence[str], output: IO[bytes], timeout_s: float) -> int:
     try:
-        process = subprocess.Popen(
-            shim_command(command, may_gain_privileges=True),
-            stdin=subprocess.PIPE,
-            stdout=output,
-            stderr=subprocess.STDOUT,
-            env=built_environment(),
-            cwd="/",
-            start_new_session=True,
-        )
-    except OSError as error:
-        raise _ProbeError(f"can't be run: {error.strerror}") from error
-    with process:
-        try:
-            return process.wait(timeout=timeout_s)
-        except subprocess.TimeoutExpired:
-            raise _ProbeError(f"doesn't answer {command[-1]} within {timeout_s:g} s") from None
-        finally:
-            if process.returncode is None:
-                with suppress(ProcessLookupError, PermissionError):
-                    os.killpg(process.pid, signal.SIGKILL)
+        said = ask(command, timeout_s=timeout_s, may_gain_privileges=True, question=command[-1])
+    except NoAnswerError as error:
+        raise _ProbeError(str(error)) from error
+    if said.code != 0:
+        raise _ProbeError(f"can't be run: {said.last_line}")
+    return said.text

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterable
-from typing import Literal
 
-__all__ = ["Cause", "LoadReport", "classify"]
+from oprel.drivers.local.words import Cause
 
-Cause = Literal["gpu", "memory", "model", "engine"]
+__all__ = ["LoadReport", "classify"]
+
 
 _MIB = 1024 * 1024
 

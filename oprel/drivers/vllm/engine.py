@@ -1,4 +1,4 @@
-"""A vLLM that is ready: its requests go the way of every HTTP engine, its processes are ours."""
+"""A vLLM that is ready."""
 
 from __future__ import annotations
 
@@ -11,9 +11,10 @@ import msgspec
 from oprel.drivers.children import Child
 from oprel.drivers.children.processes import tree_resident_bytes
 from oprel.drivers.contract import Health
-from oprel.drivers.upstream import HttpEngine, Quirks
+from oprel.drivers.local.engine import HEALTH_LIMIT_S, LocalEngine, slots_in_use
+from oprel.drivers.upstream import Quirks
 from oprel.errors import EngineFailedError
-from oprel.net import AnswerTimeout, CannotConnect, QuickClient, QuickError
+from oprel.net import QuickClient
 from oprel.schema import (
     Capabilities,
     ChatRequest,
@@ -27,7 +28,6 @@ from oprel.schema import (
 
 __all__ = ["VLLM", "VllmEngine"]
 
-_HEALTH_LIMIT_S = 1.0
 _RUNNING = re.compile(rb"^vllm:num_requests_(?:running|waiting)\{[^}]*\} (\S+)$", re.MULTILINE)
 
 VLLM = Quirks(
@@ -49,9 +49,9 @@ VLLM = Quirks(
 )
 
 
-class VllmEngine(HttpEngine):
-    """Owns the processes and the connections to them; `stop` ends both, connections first: a vLLM that is told to end
-    leaves its clients waiting for answers that never come."""
+class VllmEngine(LocalEngine):
+    """`start_token` stands for the empty prompt, which vLLM refuses. When it is told to end with clients still
+    connected, it leaves them waiting for answers that never come."""
 
     def __init__(
         self,
@@ -59,8 +59,8 @@ class VllmEngine(HttpEngine):
         plan: Plan,
         capabilities: Capabilities,
         client: QuickClient,
-        child: Child,
         quirks: Quirks,
+        child: Child,
         start_token: int | None,
         stall_timeout_s: float,
         stop_grace_s: float,
@@ -70,14 +70,11 @@ class VllmEngine(HttpEngine):
             capabilities=capabilities,
             client=client,
             quirks=quirks,
+            child=child,
             stall_timeout_s=stall_timeout_s,
+            stop_grace_s=stop_grace_s,
         )
-        self._child = child
         self._start_token = start_token
-        self._stop_grace_s = stop_grace_s
-
-    def __repr__(self) -> str:
-        return f"<VllmEngine {self.plan.model} on {self._child!r}>"
 
     async def chat(self, request: ChatRequest) -> AsyncGenerator[tuple[Event, ...], None]:
         request = msgspec.structs.replace(request, sampling=self._within(request.sampling))
@@ -126,43 +123,13 @@ class VllmEngine(HttpEngine):
         tokens = self._decoded(await self._post(path, self._writer.render(request)), _Tokens).tokens
         return await self.detokenize(tokens)
 
-    async def health(self) -> Health:
+    async def look(self) -> Health:
         """/health only reads a flag, so that the requests that run are counted too."""
-        if (death := self.describe_death()) is not None:
-            return Health("dead", f"{death}.")
-        try:
-            answer = await self.client.request("GET", "/health", timeout_s=_HEALTH_LIMIT_S)
-            if answer.status != 200:
-                return Health("dead", f"vLLM says that its engine is dead (status {answer.status}).")
-            metrics = await self.client.request("GET", "/metrics", timeout_s=_HEALTH_LIMIT_S)
-        except CannotConnect as error:
-            return Health("dead", f"The engine doesn't take connections any more: {error}.")
-        except AnswerTimeout:
-            return Health("busy", f"The engine doesn't answer within {_HEALTH_LIMIT_S:g} s: it works, or hangs.")
-        except QuickError as error:
-            return Health("dead", f"The engine's answer broke off: {error}.")
-        taken = _taken(metrics.body)
-        detail = f"{taken} of {self.plan.slots} slots are in use."
-        return Health("busy" if taken >= self.plan.slots else "ready", detail)
-
-    async def wait_dead(self) -> str:
-        await self._child.wait()
-        return self.describe_death() or f"{self.plan.engine} ended"
-
-    async def on_stall(self) -> None:
-        self._child.kill()
-
-    async def stop(self) -> None:
-        try:
-            await self.client.aclose()
-        finally:
-            await self._child.stop(grace_s=self._stop_grace_s)
-
-    def describe_death(self) -> str | None:
-        return self._child.describe_death()
-
-    def log_tail(self) -> tuple[str, ...]:
-        return self._child.logs.tail(20)
+        answer = await self.client.request("GET", "/health", timeout_s=HEALTH_LIMIT_S)
+        if answer.status != 200:
+            return Health("dead", f"vLLM says that its engine is dead (status {answer.status}).")
+        metrics = await self.client.request("GET", "/metrics", timeout_s=HEALTH_LIMIT_S)
+        return slots_in_use(_taken(metrics.body), self.plan.slots)
 
     def memory_bytes(self) -> int | None:
         """Of the server, its engine and its workers."""

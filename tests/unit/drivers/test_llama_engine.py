@@ -15,7 +15,8 @@ from support.llama_models import MIB, driver_for, make_hardware, make_model
 
 from oprel.drivers import Engine, EngineFailedError, EngineStartError, EngineTimeoutError
 from oprel.drivers.children.processes import start_mark
-from oprel.drivers.llama_cpp import LlamaCppDriver, start
+from oprel.drivers.llama_cpp import LlamaCppDriver
+from oprel.drivers.local.start import Starting
 from oprel.schema import ChatRequest, LoadOptions, Message, Plan, Sampling, Text, TextPart
 
 REQUEST = ChatRequest((Message("user", (TextPart("hello"),)),), sampling=Sampling(max_tokens=50))
@@ -205,7 +206,7 @@ def test_a_start_without_progress_is_given_up(tmp_path: Path) -> None:
 def test_a_slow_start_that_makes_progress_is_waited_for(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     bench = Bench(tmp_path, load_s=0.8, start_timeout_s=0.4)
     steps = iter(range(1_000_000))
-    monkeypatch.setattr(start, "_progress", lambda _: next(steps))
+    monkeypatch.setattr(Starting, "progress", lambda _: next(steps))
 
     async def work() -> None:
         await (await bench.start()).stop()
