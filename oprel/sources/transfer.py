@@ -24,7 +24,8 @@ so no more than 12 MiB are on the way and not noted at any time. A redirect is f
 to where it led, until that refuses. The file's ETag makes ranges safe (`If-Range`): a changed file is begun again, and
 so is one whose server can't give ranges, which then comes in one stream. Six tries without a byte of progress, with
 Retry-After and back-off, end it. Raises SourceError, TransientSourceError, NoSpaceError, StoreError; the partial file
-stays, except after a wrong digest and on a full disk.
+stays, except after a wrong digest, on a full disk, and where nothing came. What is declared must fit on the disk before
+anything is asked for.
 """
 
 from __future__ import annotations
@@ -52,7 +53,8 @@ from oprel.net.outside import (
     require_ok,
     shown_url,
 )
-from oprel.sources.download import ATTEMPTS, Completed, wait_before_retry
+from oprel.sources.progress import Completed
+from oprel.sources.retries import ATTEMPTS, wait_before_retry
 from oprel.sources.threads import StopFlag, in_thread
 from oprel.store import Digest, ResumableBlob, Store
 
@@ -89,13 +91,15 @@ async def fetch_blob(
     blob = await asyncio.to_thread(_open, store, key or f"once {secrets.token_hex(16)}")
     blob.is_lasting = key is not None
     try:
+        if size_bytes is not None:
+            await asyncio.to_thread(blob.require_space, size_bytes)
         source = _Source(client, url, headers=dict(headers or {}), renew=renew)
         limit = max_bytes if size_bytes is None else size_bytes
         async with _Transfer(source, blob, completed=completed, connections=connections) as transfer:
             await transfer.run(size_bytes=size_bytes, max_bytes=limit, is_hash_known=digest is not None)
         await in_thread(lambda stop: blob.finish(digest))
     except BaseException as problem:
-        if isinstance(problem, NoSpaceError):
+        if isinstance(problem, NoSpaceError) or not blob.done_bytes:
             blob.forget()
         blob.discard()
         raise
@@ -298,8 +302,7 @@ class _Transfer:
 
     async def _side_by_side(self, gaps: list[tuple[int, int]]) -> None:
         pieces = iter([_Piece(*gap) for gap in gaps])
-        self._done = self._blob.done_bytes
-        self._completed(self._done, self._blob.total)
+        self._tell_done()  # of a blob that came whole, nobody has told yet
         count = min(self._connections, len(gaps))
         try:
             async with asyncio.TaskGroup() as group:
@@ -399,6 +402,7 @@ class _Transfer:
         while count := answer.read_into(block[: limit + 1 - at]):  # one more than it may be, to see that it ends
             stop.check()
             if at + count > limit:
+                self._blob.is_lasting = False  # whatever came, it isn't the file
                 raise SourceError(f"{shown_url(answer.url)} sends more than the {limit} bytes that it may.")
             self._blob.write_at(at, block[:count])
             at += count

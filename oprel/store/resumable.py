@@ -98,7 +98,18 @@ class ResumableBlob(BlobWriter):
             with translated("write a model's file"):
                 self._open_journal()
         if total is not None:
-            self._require_space(total - self.done_bytes)
+            self.require_space(total)
+
+    def require_space(self, total: int) -> None:
+        """Raises NoSpaceError when the rest of so many bytes wouldn't fit, even with older downloads removed."""
+        folder = self.path.parent
+        needed = total - self.done_bytes + reserve_bytes(self._disk, folder)
+        try:
+            require_space(self._disk, folder, needed)
+        except NoSpaceError:
+            with translated("make space"):
+                remove_resumables(folder, disk=self._disk, min_age_s=0, until_free_bytes=needed)
+            require_space(self._disk, folder, needed)
 
     def restart(self) -> None:
         """Forget what was written."""
@@ -224,16 +235,6 @@ class ResumableBlob(BlobWriter):
         if self._journal >= 0:
             os.close(self._journal)
             self._journal = -1
-
-    def _require_space(self, size_bytes: int) -> None:
-        folder = self.path.parent
-        needed = size_bytes + reserve_bytes(self._disk, folder)
-        try:
-            require_space(self._disk, folder, needed)
-        except NoSpaceError:
-            with translated("make space"):
-                remove_resumables(folder, disk=self._disk, min_age_s=0, until_free_bytes=needed)
-            require_space(self._disk, folder, needed)
 
 
 def reserve_bytes(disk: Disk, folder: Path) -> int:

@@ -15,7 +15,6 @@ from support.tree_folders import write_folder, write_safetensors
 from oprel.errors import SourceError
 from oprel.schema import Hardware
 from oprel.sources import Puller, PullProgress
-from oprel.sources import download as download_module
 from oprel.store import Catalog, Digest, Origins, Store, Trees
 
 REPO = "tiny-org/Tiny-1B"
@@ -30,8 +29,8 @@ def hub() -> Iterator[HubServer]:
 
 @pytest.fixture(autouse=True)
 def no_waiting(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(download_module, "wait_before_retry", lambda state: 0.0)
-    monkeypatch.setattr("oprel.sources.transfer.wait_before_retry", lambda state: 0.0)
+    for module in ("retries", "transfer"):
+        monkeypatch.setattr(f"oprel.sources.{module}.wait_before_retry", lambda state: 0.0)
 
 
 @pytest.fixture

@@ -15,8 +15,8 @@ from support.tiny_gguf import CHAT_VALUES, TinyTensor, gguf_bytes
 from oprel.errors import InsufficientMemoryError, InvalidRequestError, OprelError, SourceError
 from oprel.schema import Hardware
 from oprel.sources import Puller, PullProgress, PullWish, RegistrySource, resolve_source
-from oprel.sources import download as download_module
 from oprel.sources.hub import HubAccess
+from oprel.sources.retries import ATTEMPTS
 from oprel.store import Aliases, Catalog, Digest, Origins, Store, Trees
 
 REPO = "tiny-org/Tiny-GGUF"
@@ -51,8 +51,8 @@ def hub() -> Iterator[HubServer]:
 @pytest.fixture(autouse=True)
 def no_waiting(monkeypatch: pytest.MonkeyPatch) -> None:
     """Tries follow each other at once."""
-    monkeypatch.setattr(download_module, "wait_before_retry", lambda state: 0.0)
-    monkeypatch.setattr("oprel.sources.transfer.wait_before_retry", lambda state: 0.0)
+    for module in ("retries", "transfer"):
+        monkeypatch.setattr(f"oprel.sources.{module}.wait_before_retry", lambda state: 0.0)
 
 
 @pytest.fixture
@@ -383,7 +383,7 @@ def test_429_is_told_when_it_stays(hub: HubServer, catalog: Catalog) -> None:
     hub.special[f"/api/models/{REPO}/revision/main"] = refuse(429, {"Retry-After": "2"})  # type: ignore[assignment]
     with pytest.raises(SourceError, match="too many requests from here; wait a few minutes, or set HF_TOKEN"):
         pull(catalog, hub.access())
-    assert len(hub.requests) == download_module.ATTEMPTS
+    assert len(hub.requests) == ATTEMPTS
 
 
 def test_429_waits_as_long_as_it_is_asked_to(hub: HubServer, catalog: Catalog, monkeypatch: pytest.MonkeyPatch) -> None:
