@@ -84,7 +84,7 @@ async def fetch_blob(
     headers: Mapping[str, str] | None = None,
     renew: Renew | None = None,
     resume: str | None = None,
-    connections: int = CONNECTIONS,
+    connections: int | None = None,
 ) -> ResumableBlob:
     """The module's docstring says how. Cancelling it leaves the partial file."""
     key = resume or (None if digest is None else str(digest))
@@ -95,7 +95,7 @@ async def fetch_blob(
             await asyncio.to_thread(blob.require_space, size_bytes)
         source = _Source(client, url, headers=dict(headers or {}), renew=renew)
         limit = max_bytes if size_bytes is None else size_bytes
-        async with _Transfer(source, blob, completed=completed, connections=connections) as transfer:
+        async with _Transfer(source, blob, completed=completed, connections=connections or CONNECTIONS) as transfer:
             await transfer.run(size_bytes=size_bytes, max_bytes=limit, is_hash_known=digest is not None)
         await in_thread(lambda stop: blob.finish(digest))
     except BaseException as problem:

@@ -230,6 +230,7 @@ class ResumableBlob(BlobWriter):
         self._disk.write(self._journal, header + b"\n" + lines)
         self._disk.sync(self._journal)
         self._disk.rename(beside, self._journal_path)
+        self._disk.sync_folder(self.path.parent)
 
     def _close_journal(self) -> None:
         if self._journal >= 0:

@@ -14,7 +14,7 @@ from functools import lru_cache
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Any
 
-__all__ = ["Handler", "IndexServer", "make_wheel", "running_index"]
+__all__ = ["Handler", "IndexServer", "etag_of", "make_wheel", "running_index"]
 
 _BLOCK_BYTES = 1 << 16
 _RANGE = re.compile(r"bytes=(\d+)-(\d+)")
@@ -112,8 +112,12 @@ class IndexServer(ThreadingHTTPServer):
             self.sent_bytes += size
 
     @property
+    def origin(self) -> str:
+        return f"http://127.0.0.1:{self.server_address[1]}"
+
+    @property
     def url(self) -> str:
-        return f"http://127.0.0.1:{self.server_address[1]}/simple"
+        return f"{self.origin}/simple"
 
     def add(self, package: str, members: Mapping[str, bytes], *, version: str = "1.0", **more: Any) -> str:
         """Returns the wheel's file name."""
@@ -173,7 +177,7 @@ class IndexServer(ThreadingHTTPServer):
 
     def file(self, handler: Handler, data: bytes) -> None:
         """The range that is asked for, or all of it."""
-        etag = _etag(data)
+        etag = etag_of(data)
         asked = _RANGE.fullmatch(handler.headers.get("Range", ""))
         if asked is None or not self.has_ranges or handler.headers.get("If-Range", etag) != etag:
             handler.answer_file(data, 200, {"ETag": etag})
@@ -184,7 +188,7 @@ class IndexServer(ThreadingHTTPServer):
 
 
 @lru_cache(maxsize=16)
-def _etag(data: bytes) -> str:
+def etag_of(data: bytes) -> str:
     return f'"{hashlib.md5(data).hexdigest()}"'  # noqa: S324
 
 
