@@ -8,7 +8,7 @@ import itertools
 import random
 import struct
 import zipfile
-from collections.abc import AsyncGenerator, Callable, Iterator
+from collections.abc import AsyncGenerator, Awaitable, Callable, Iterator
 from contextlib import aclosing
 from pathlib import Path
 
@@ -24,6 +24,7 @@ from oprel.sources.pins import Pins
 from oprel.sources.pip_settings import PipSettings
 from oprel.sources.puller import NO_TEMPLATE
 from oprel.sources.resolve import RegistrySource
+from oprel.sources.threads import in_thread
 from oprel.store import Aliases, Catalog, ModelName, Store
 
 GGUF = gguf_bytes()
@@ -645,7 +646,10 @@ def test_what_was_pulled_is_noted_so_that_it_can_be_pulled_again(
     assert there.state(locked).state == "here"
 
 
-def test_what_a_source_says_nothing_of_is_noted_with_what_was_asked_for(catalog: Catalog, tmp_path: Path) -> None:
+@pytest.mark.parametrize("run", [asyncio.to_thread, lambda work: in_thread(lambda stop: work())])
+def test_what_a_source_says_nothing_of_is_noted_with_what_was_asked_for(
+    catalog: Catalog, tmp_path: Path, run: Callable[[Callable[[], Model]], Awaitable[Model]]
+) -> None:
     """Whoever writes the manifest, the pull that it was written in says where it is from."""
     file = write_tiny_gguf(tmp_path / "x.gguf")
 
@@ -655,7 +659,7 @@ def test_what_a_source_says_nothing_of_is_noted_with_what_was_asked_for(catalog:
                 blob.write(file.read_bytes())
                 return catalog.find(str(catalog.store.install(blob, ModelName.parse("x")).name))
 
-        return await asyncio.to_thread(write)
+        return await run(write)
 
     source = RegistrySource(ModelName.parse("registry.example/a/x:1"))
     asyncio.run(collect(puller_of(catalog)._follow("x", work, source=source)))
