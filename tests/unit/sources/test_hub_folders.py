@@ -15,7 +15,7 @@ from support.tree_folders import write_folder, write_safetensors
 from oprel.errors import SourceError
 from oprel.schema import Hardware
 from oprel.sources import Puller, PullProgress
-from oprel.store import Catalog, Digest, Origins, Store, Trees
+from oprel.store import Catalog, Store, Trees
 
 REPO = "tiny-org/Tiny-1B"
 HARDWARE = Hardware("Linux", "x86_64", 4, 4, 16 << 30, 16 << 30)
@@ -77,9 +77,8 @@ def test_a_repository_becomes_a_folder(hub: HubServer, catalog: Catalog, trees: 
     assert sorted(Path(file.path).name for file in model.files) == [
         "config.json", "model.safetensors", "tokenizer.json", "tokenizer_config.json",
     ]  # fmt: skip
-    origin = Origins(catalog.store.state_dir).of(Digest(model.digest))
-    assert origin is not None
-    assert (origin.source.endswith(REPO), origin.revision) == (True, repo.commit())
+    (version,) = catalog.versions(model.name)
+    assert (version.action, version.source, version.revision) == ("pull", f"hf.co/{REPO}", repo.commit())
     assert list((trees.trees_dir / ".hub").iterdir()) == []
 
 

@@ -17,7 +17,7 @@ from oprel.schema import Hardware
 from oprel.sources import Puller, PullProgress, PullWish, RegistrySource, resolve_source
 from oprel.sources.hub import HubAccess
 from oprel.sources.retries import ATTEMPTS
-from oprel.store import Aliases, Catalog, Digest, Origins, Store, Trees
+from oprel.store import Aliases, Catalog, Store, Trees
 
 REPO = "tiny-org/Tiny-GGUF"
 TOKEN = "hf_secret"
@@ -120,10 +120,8 @@ def test_a_pull_in_ollamas_words(hub: HubServer, catalog: Catalog) -> None:
     assert model.licenses == ("Be kind.",)
     assert model.aliases == ("tiny:1b", "tiny:latest")
     assert assert_valid_store(catalog.store.models_dir) == 1
-    origin = Origins(catalog.store.state_dir).of(Digest(model.digest))
-    assert origin is not None
-    assert (origin.source, origin.revision) == (f"hf.co/{REPO}", repo.commit())
-    assert (origin.endpoint, origin.files) == (hub.url, ("tiny-Q4_K_M.gguf",))
+    (version,) = catalog.versions(model.name)
+    assert (version.action, version.source, version.revision) == ("pull", f"hf.co/{REPO}:Q4_K_M", repo.commit())
 
 
 @pytest.mark.parametrize(
