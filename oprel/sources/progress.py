@@ -6,7 +6,7 @@ from collections.abc import Callable
 
 from msgspec import Struct
 
-__all__ = ["PullProgress", "Report"]
+__all__ = ["Completed", "PullProgress", "Report"]
 
 
 class PullProgress(Struct, frozen=True):
@@ -19,6 +19,9 @@ class PullProgress(Struct, frozen=True):
     completed: int | None = None
     note: str | None = None
 
+
+Completed = Callable[[int, int | None], None]
+"""Bytes done of one file, and bytes in all where that is known."""
 
 Report = Callable[[PullProgress], None]
 """Takes a line; called on the event loop's thread, or on a worker's where it says so."""

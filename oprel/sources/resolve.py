@@ -7,8 +7,9 @@ from typing import TypeAlias
 
 from msgspec import Struct
 
-from oprel.store import Aliases, Digest, HubReference, ModelName, PackageReference, parse_reference
+from oprel.store import Aliases, Digest, HubReference, ModelName, PackageReference, Reference, parse_reference
 from oprel.store.names import DEFAULT_HOST, as_name_part
+from oprel.store.references import registry_source
 
 __all__ = [
     "FileSource",
@@ -54,7 +55,7 @@ def resolve_source(text: str, *, aliases: Aliases, is_local_user: bool = False) 
         return FileSource(Path(text).expanduser())
     reference = parse_reference(text)
     digest = None
-    if not isinstance(reference, PackageReference):
+    if not isinstance(reference, PackageReference) and not _names_a_commit(reference):
         alias = aliases.get(ModelName.parse(text))
         if alias is not None:
             reference, digest = alias.source, alias.digest
@@ -73,9 +74,13 @@ def told(source: Source) -> str:
         case PackageSource() | HubSource():
             return str(source.reference)
         case RegistrySource():
-            return str(source.name)
+            return registry_source(source.name)
         case FileSource():
             return f"file:{source.path}"
+
+
+def _names_a_commit(reference: Reference) -> bool:
+    return isinstance(reference, HubReference) and reference.revision is not None
 
 
 def looks_like_path(text: str) -> bool:

@@ -1,4 +1,4 @@
-"""Ask again where another try may succeed."""
+"""Ask again where another try may succeed, and how long to wait before it."""
 
 from __future__ import annotations
 
@@ -6,14 +6,32 @@ import asyncio
 from collections.abc import Awaitable, Callable
 from typing import TypeVar
 
-from tenacity import AsyncRetrying, retry_if_exception_type, stop_after_attempt
+from tenacity import (
+    AsyncRetrying,
+    RetryCallState,
+    retry_if_exception_type,
+    stop_after_attempt,
+    wait_exponential,
+    wait_random,
+)
 
 from oprel.net.outside import TransientSourceError
-from oprel.sources import download
 
-__all__ = ["pause", "retried"]
+__all__ = ["ATTEMPTS", "pause", "retried", "wait_before_retry"]
+
+ATTEMPTS = 6
+MAX_WAIT_S = 60.0
+_BACK_OFF = wait_exponential(multiplier=0.5, max=MAX_WAIT_S) + wait_random(0, 0.5)
 
 T = TypeVar("T")
+
+
+def wait_before_retry(state: RetryCallState) -> float:
+    """Seconds: what the server asked for, else doubling from half a second, with some chance in it so that not all
+    come back at once; a minute at most."""
+    error = state.outcome.exception() if state.outcome is not None else None
+    asked = error.retry_after_s if isinstance(error, TransientSourceError) else None
+    return min(MAX_WAIT_S, asked) if asked is not None else _BACK_OFF(state)
 
 
 async def pause(seconds: float) -> None:
@@ -23,8 +41,8 @@ async def pause(seconds: float) -> None:
 async def retried(work: Callable[[], Awaitable[T]]) -> T:
     """What `work` gives; after the last try, what that raised."""
     async for attempt in AsyncRetrying(
-        stop=stop_after_attempt(download.ATTEMPTS),
-        wait=lambda state: download.wait_before_retry(state),
+        stop=stop_after_attempt(ATTEMPTS),
+        wait=lambda state: wait_before_retry(state),
         retry=retry_if_exception_type(TransientSourceError),
         sleep=lambda seconds: pause(seconds),
         reraise=True,

@@ -11,6 +11,7 @@ from pathlib import Path
 
 from oprel.sources.progress import PullProgress
 from oprel.sources.puller import Puller
+from oprel.sources.wishes import PullWish
 from oprel.store import Aliases, BlobRef, Catalog, Digest, Store, Trees
 from oprel.store.disk import FileLock
 from oprel.store.manifests import ManifestEntry, iter_manifests
@@ -55,7 +56,9 @@ class Staging:
                     disk.link(source, target)
 
     async def pull(self, source: str) -> AsyncGenerator[PullProgress, None]:
-        async with contextlib.aclosing(self._puller.pull(source)) as lines:
+        """What the pinned version is was decided when it was pinned: low quality is no reason to refuse it."""
+        wish = PullWish(allow_low_quality=True)
+        async with contextlib.aclosing(self._puller.pull(source, wish=wish)) as lines:
             async for line in lines:
                 if line.status != "success":  # the model isn't there yet
                     yield line

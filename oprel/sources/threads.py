@@ -6,6 +6,7 @@ import asyncio
 import threading
 from collections.abc import Callable
 from concurrent.futures import Executor
+from contextvars import copy_context
 from typing import TypeVar
 
 __all__ = ["StopFlag", "Stopped", "in_thread"]
@@ -33,10 +34,11 @@ class StopFlag:
 async def in_thread(
     work: Callable[[StopFlag], T], *, pool: Executor | None = None, on_stop: Callable[[], None] | None = None
 ) -> T:
-    """Run `work(stop)` in a thread, of `pool` where one is given. When cancelled, waits until the thread has ended, so
-    that what it used can be cleaned up: `work` looks at `stop` often, or `on_stop` makes it end."""
+    """Run `work(stop)` in a thread, of `pool` where one is given, in this task's context. When cancelled, waits until
+    the thread has ended, so that what it used can be cleaned up: `work` looks at `stop` often, or `on_stop` makes it
+    end."""
     stop = StopFlag()
-    running = asyncio.get_running_loop().run_in_executor(pool, work, stop)
+    running = asyncio.get_running_loop().run_in_executor(pool, copy_context().run, work, stop)
     try:
         return await asyncio.shield(running)
     except asyncio.CancelledError:

@@ -24,35 +24,25 @@ so no more than 12 MiB are on the way and not noted at any time. A redirect is f
 to where it led, until that refuses. The file's ETag makes ranges safe (`If-Range`): a changed file is begun again, and
 so is one whose server can't give ranges, which then comes in one stream. Six tries without a byte of progress, with
 Retry-After and back-off, end it. Raises SourceError, TransientSourceError, NoSpaceError, StoreError; the partial file
-stays, except after a wrong digest and on a full disk.
+stays, except after a wrong digest, on a full disk, and where nothing came. What is declared must fit on the disk before
+anything is asked for.
 """
 
 from __future__ import annotations
 
 import asyncio
-import re
 import secrets
-from collections.abc import Awaitable, Callable, Iterator, Mapping
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import Iterator, Mapping
 from types import TracebackType
-from typing import TypeVar
 
-from msgspec import Struct
-from tenacity import AsyncRetrying, RetryCallState, retry_if_exception_type
+from tenacity import AsyncRetrying, retry_if_exception_type
 
 from oprel.errors import NoSpaceError, SourceError
 from oprel.net.bulk import BulkAnswer, BulkConnection
-from oprel.net.outside import (
-    MAX_REDIRECTS,
-    OutsideClient,
-    TransientSourceError,
-    is_redirect,
-    next_url,
-    portable,
-    require_ok,
-    shown_url,
-)
-from oprel.sources.download import ATTEMPTS, Completed, wait_before_retry
+from oprel.net.outside import OutsideClient, TransientSourceError, shown_url
+from oprel.sources.progress import Completed
+from oprel.sources.ranged import Facts, Piece, Pool, RangeSource, Renew, check_size, facts_of, length_of
+from oprel.sources.retries import wait_before_retry
 from oprel.sources.threads import StopFlag, in_thread
 from oprel.store import Digest, ResumableBlob, Store
 
@@ -63,11 +53,6 @@ RANGE_BYTES = 4 << 20
 BLOCK_BYTES = 512 << 10
 SYNC_BYTES = 64 << 20
 MAX_CHANGES = 3
-_RANGE = re.compile(r"bytes (?P<first>\d{1,18})-(?P<last>\d{1,18})/(?P<total>\d{1,18})")
-_MOVED_ON = frozenset({401, 403, 404, 410})
-
-T = TypeVar("T")
-Renew = Callable[[Mapping[str, str]], Awaitable[Mapping[str, str]]]
 
 
 async def fetch_blob(
@@ -82,20 +67,22 @@ async def fetch_blob(
     headers: Mapping[str, str] | None = None,
     renew: Renew | None = None,
     resume: str | None = None,
-    connections: int = CONNECTIONS,
+    connections: int | None = None,
 ) -> ResumableBlob:
     """The module's docstring says how. Cancelling it leaves the partial file."""
     key = resume or (None if digest is None else str(digest))
     blob = await asyncio.to_thread(_open, store, key or f"once {secrets.token_hex(16)}")
     blob.is_lasting = key is not None
     try:
-        source = _Source(client, url, headers=dict(headers or {}), renew=renew)
+        if size_bytes is not None:
+            await asyncio.to_thread(blob.require_space, size_bytes)
+        source = RangeSource(client, url, headers=dict(headers or {}), renew=renew)
         limit = max_bytes if size_bytes is None else size_bytes
-        async with _Transfer(source, blob, completed=completed, connections=connections) as transfer:
+        async with _Transfer(source, blob, completed=completed, connections=connections or CONNECTIONS) as transfer:
             await transfer.run(size_bytes=size_bytes, max_bytes=limit, is_hash_known=digest is not None)
         await in_thread(lambda stop: blob.finish(digest))
     except BaseException as problem:
-        if isinstance(problem, NoSpaceError):
+        if isinstance(problem, NoSpaceError) or not blob.done_bytes:
             blob.forget()
         blob.discard()
         raise
@@ -124,93 +111,13 @@ class _NoRanges(Exception):
         self.connection = connection
 
 
-class _Piece:
-    """Bytes `at` to `end` are still to come; `fruitless` counts tries in a row that brought none."""
-
-    def __init__(self, first: int, end: int) -> None:
-        self.at = first
-        self.end = end
-        self.fruitless = 0
-
-    def is_hopeless(self, state: RetryCallState) -> bool:
-        return self.fruitless >= ATTEMPTS
-
-
-class _Facts(Struct, frozen=True):
-    total: int | None
-    validator: str
-
-
-class _Source:
-    """Where the file is, as far as it is known: opens ranges of it."""
-
-    def __init__(self, client: OutsideClient, url: str, *, headers: dict[str, str], renew: Renew | None) -> None:
-        self.url = url
-        self._client = client
-        self._headers = headers
-        self._renew = renew
-        self._landed: tuple[str, dict[str, str]] | None = None
-
-    async def connection(self) -> BulkConnection:
-        return BulkConnection(await self._client.tls())
-
-    async def open(self, connection: BulkConnection, asked: Mapping[str, str], run: _Pool) -> BulkAnswer:
-        """The answer where the redirects end; its status is success."""
-        landed = self._landed
-        answer = await self._follow(connection, asked, run)
-        if landed is not None and answer.status in _MOVED_ON:  # a signed address holds for a while only
-            self._landed = None
-            answer = await self._follow(connection, asked, run)
-        if answer.status == 401 and self._renew is not None:
-            self._headers = dict(await self._renew(answer.headers))
-            answer = await self._follow(connection, asked, run)
-        if answer.status != 416:
-            require_ok(answer, accept=frozenset({200, 206}))
-        return answer
-
-    async def _follow(self, connection: BulkConnection, asked: Mapping[str, str], run: _Pool) -> BulkAnswer:
-        url, headers = self._landed or (self.url, self._headers)
-        for _ in range(MAX_REDIRECTS + 1):
-            answer = await self._get(connection, url, {**headers, **asked}, run)
-            if not is_redirect(answer.status, answer.headers):
-                if answer.status in (200, 206) and url != self.url:
-                    self._landed = url, headers
-                return answer
-            after = next_url(url, answer.headers["location"])
-            headers, url = portable(headers, url, after), after
-        raise SourceError(f"{shown_url(self.url)} redirects more than {MAX_REDIRECTS} times.")
-
-    async def _get(self, connection: BulkConnection, url: str, headers: Mapping[str, str], run: _Pool) -> BulkAnswer:
-        if connection.is_open_to(url):
-            hop = await self._client.checked(url, headers, is_connected=True)
-            try:
-                return await run(lambda stop: connection.get(hop), connection)
-            except TransientSourceError:  # the server closed what was idle: nothing is lost yet
-                connection.close()
-        hop = await self._client.checked(url, headers)
-        return await run(lambda stop: connection.get(hop), connection)
-
-
-class _Pool:
-    """Threads of one transfer, so that no other work waits for them."""
-
-    def __init__(self, size: int) -> None:
-        self._pool = ThreadPoolExecutor(size, thread_name_prefix="oprel-transfer")
-
-    async def __call__(self, work: Callable[[StopFlag], T], connection: BulkConnection | None = None) -> T:
-        return await in_thread(work, pool=self._pool, on_stop=None if connection is None else connection.abort)
-
-    def close(self) -> None:
-        self._pool.shutdown(wait=False)
-
-
 class _Transfer:
-    def __init__(self, source: _Source, blob: ResumableBlob, *, completed: Completed, connections: int) -> None:
+    def __init__(self, source: RangeSource, blob: ResumableBlob, *, completed: Completed, connections: int) -> None:
         self._source = source
         self._blob = blob
         self._completed = completed
         self._connections = connections
-        self._run = _Pool(connections + 2)  # one hashes, one makes durable
+        self._run = Pool(connections + 2)  # one hashes, one makes durable
         self._loop = asyncio.get_running_loop()
         self._grown = asyncio.Event()
         self._is_told = True
@@ -228,7 +135,7 @@ class _Transfer:
     async def run(self, *, size_bytes: int | None, max_bytes: int, is_hash_known: bool) -> None:
         """Until every byte is written and hashed."""
         if size_bytes == 0:
-            await self._begin(_Facts(0, ""))
+            await self._begin(Facts(0, ""))
             return
         for _ in range(MAX_CHANGES):
             try:
@@ -251,7 +158,7 @@ class _Transfer:
         if not gaps:  # killed between the last byte and its name
             await self._side_by_side([])
             return
-        piece = _Piece(*gaps[0])
+        piece = Piece(*gaps[0])
         connection = await self._source.connection()
         try:
             async for attempt in _retrying(piece):
@@ -268,7 +175,7 @@ class _Transfer:
     async def _first(
         self,
         connection: BulkConnection,
-        piece: _Piece,
+        piece: Piece,
         size_bytes: int | None,
         max_bytes: int,
         *,
@@ -280,26 +187,25 @@ class _Transfer:
             raise _Changed
         if answer.status == 200:
             raise _NoRanges(answer, connection)
-        facts = None if answer.status == 416 else _facts(answer, piece)
+        facts = None if answer.status == 416 else facts_of(answer, piece)
         if facts is None or (facts.validator == "" and not is_hash_known):
             connection.close()
             raise _NoRanges(await self._source.open(connection, {}, self._run), connection)
-        _check_size(facts.total, size_bytes, max_bytes, self._source.url)
+        check_size(facts.total, size_bytes, max_bytes, self._source.url)
         if self._blob.done_bytes and (facts.total, facts.validator) != (self._blob.total, self._blob.validator):
             raise _Changed
         await self._begin(facts)
         piece.end = min(piece.end, facts.total or 0)
         await self._run(lambda stop: self._receive(answer, piece, stop), connection)
 
-    async def _begin(self, facts: _Facts) -> None:
+    async def _begin(self, facts: Facts) -> None:
         await self._run(lambda stop: self._blob.begin(total=facts.total, validator=facts.validator))
         self._done = self._blob.done_bytes
         self._completed(self._done, facts.total)
 
     async def _side_by_side(self, gaps: list[tuple[int, int]]) -> None:
-        pieces = iter([_Piece(*gap) for gap in gaps])
-        self._done = self._blob.done_bytes
-        self._completed(self._done, self._blob.total)
+        pieces = iter([Piece(*gap) for gap in gaps])
+        self._tell_done()  # of a blob that came whole, nobody has told yet
         count = min(self._connections, len(gaps))
         try:
             async with asyncio.TaskGroup() as group:
@@ -312,7 +218,7 @@ class _Transfer:
         except BaseExceptionGroup as group_of:
             raise _first_of(group_of) from None
 
-    async def _work(self, pieces: Iterator[_Piece]) -> None:
+    async def _work(self, pieces: Iterator[Piece]) -> None:
         """One connection, one piece after the other."""
         connection = await self._source.connection()
         try:
@@ -323,11 +229,11 @@ class _Transfer:
         finally:
             connection.close()
 
-    async def _try(self, connection: BulkConnection, piece: _Piece) -> None:
+    async def _try(self, connection: BulkConnection, piece: Piece) -> None:
         piece.fruitless += 1
         try:
             answer = await self._source.open(connection, self._range(piece), self._run)
-            if answer.status != 206 or _facts(answer, piece) != self._known:
+            if answer.status != 206 or facts_of(answer, piece) != self._known:
                 raise _Changed
             await self._run(lambda stop: self._receive(answer, piece, stop), connection)
         except BaseException:
@@ -335,14 +241,14 @@ class _Transfer:
             raise
 
     @property
-    def _known(self) -> _Facts:
-        return _Facts(self._blob.total, self._blob.validator)
+    def _known(self) -> Facts:
+        return Facts(self._blob.total, self._blob.validator)
 
-    def _range(self, piece: _Piece) -> dict[str, str]:
+    def _range(self, piece: Piece) -> dict[str, str]:
         asked = {"Range": f"bytes={piece.at}-{piece.end - 1}"}
         return {**asked, "If-Range": self._blob.validator} if self._blob.validator else asked
 
-    def _receive(self, answer: BulkAnswer, piece: _Piece, stop: StopFlag) -> None:
+    def _receive(self, answer: BulkAnswer, piece: Piece, stop: StopFlag) -> None:
         """In a thread."""
         block = memoryview(bytearray(min(BLOCK_BYTES, piece.end - piece.at)))
         while piece.at < piece.end:
@@ -357,7 +263,7 @@ class _Transfer:
 
     async def _in_one(self, found: _NoRanges, size_bytes: int | None, max_bytes: int) -> None:
         """A server that can't give ranges: from the beginning, each time."""
-        tries = _Piece(0, 0)
+        tries = Piece(0, 0)
         connection = found.connection
         opened: BulkAnswer | None = found.answer
         try:
@@ -377,11 +283,11 @@ class _Transfer:
     ) -> None:
         if answer.status != 200:
             raise TransientSourceError(f"{shown_url(answer.url)} answers with a part that wasn't asked for.")
-        stated = _length(answer)
-        _check_size(stated, size_bytes, max_bytes, self._source.url)
+        stated = length_of(answer)
+        check_size(stated, size_bytes, max_bytes, self._source.url)
         total = size_bytes if stated is None else stated
         await self._run(lambda stop: self._blob.restart())
-        await self._begin(_Facts(total, ""))
+        await self._begin(Facts(total, ""))
         self._is_over = False
         try:
             async with asyncio.TaskGroup() as group:
@@ -399,6 +305,7 @@ class _Transfer:
         while count := answer.read_into(block[: limit + 1 - at]):  # one more than it may be, to see that it ends
             stop.check()
             if at + count > limit:
+                self._blob.is_lasting = False  # whatever came, it isn't the file
                 raise SourceError(f"{shown_url(answer.url)} sends more than the {limit} bytes that it may.")
             self._blob.write_at(at, block[:count])
             at += count
@@ -447,7 +354,7 @@ class _Transfer:
         self._grown.set()
 
 
-def _retrying(piece: _Piece) -> AsyncRetrying:
+def _retrying(piece: Piece) -> AsyncRetrying:
     return AsyncRetrying(
         stop=piece.is_hopeless,
         wait=wait_before_retry,
@@ -455,33 +362,6 @@ def _retrying(piece: _Piece) -> AsyncRetrying:
         sleep=asyncio.sleep,
         reraise=True,
     )
-
-
-def _facts(answer: BulkAnswer, piece: _Piece) -> _Facts:
-    """Raises SourceError for another range than was asked for; what was asked for may be longer than the file."""
-    match = _RANGE.fullmatch(answer.headers.get("content-range", ""))
-    total = 0 if match is None else int(match["total"])
-    end = min(piece.end, total)
-    if match is None or int(match["first"]) != piece.at or int(match["last"]) + 1 != end:
-        raise SourceError(f"{shown_url(answer.url)} answers with another part of the file than was asked for.")
-    if _length(answer) not in (None, end - piece.at):
-        raise TransientSourceError(f"{shown_url(answer.url)} announces another length than its range has.")
-    etag = answer.headers.get("etag", "")
-    return _Facts(total, "" if etag.startswith("W/") else etag[:1000])
-
-
-def _length(answer: BulkAnswer) -> int | None:
-    text = answer.headers.get("content-length", "")
-    return int(text) if text.isascii() and text.isdigit() and len(text) < 20 else None
-
-
-def _check_size(stated: int | None, declared: int | None, max_bytes: int, url: str) -> None:
-    if stated is None:
-        return
-    if declared is not None and stated != declared:
-        raise SourceError(f"{shown_url(url)} has {stated} bytes, where {declared} were declared.")
-    if stated > max_bytes:
-        raise SourceError(f"{shown_url(url)} is larger than the {max_bytes} bytes that it may be.")
 
 
 def _first_of(group: BaseExceptionGroup[BaseException]) -> BaseException:

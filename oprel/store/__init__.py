@@ -6,7 +6,6 @@ from oprel.store.blobs import BlobRef, BlobWriter, hash_file
 from oprel.store.catalog import Catalog
 from oprel.store.gguf import GgufMetadata, GgufTensor, GgufValue, SkippedArray, parameter_size, read_gguf
 from oprel.store.names import Digest, ModelName
-from oprel.store.origins import Origin, Origins
 from oprel.store.quantizations import is_low_quality, with_quantization
 from oprel.store.references import HubReference, PackageReference, Reference, parse_reference
 from oprel.store.resumable import ResumableBlob
@@ -27,8 +26,6 @@ __all__ = [
     "ImportedTree",
     "Installed",
     "ModelName",
-    "Origin",
-    "Origins",
     "PackageReference",
     "Reference",
     "ResumableBlob",

@@ -11,6 +11,7 @@ from oprel.store.gguf import GgufMetadata, parameter_size, read_gguf
 from oprel.store.manifests import MEDIA, Layer, encode_config, encode_manifest
 from oprel.store.names import ModelName
 from oprel.store.store import Installed, Store
+from oprel.store.versions import Change
 
 __all__ = ["Finished", "install_parts", "split_position"]
 
@@ -25,8 +26,10 @@ def install_parts(
     *,
     projector: Finished | None = None,
     licenses: Sequence[str] = (),
+    change: Change | None = None,
 ) -> Installed:
-    """`weights` is one GGUF file, or all parts of a split one in order: each becomes a layer of its own. Blocking.
+    """`weights` is one GGUF file, or all parts of a split one in order: each becomes a layer of its own. `change` is
+    noted. Blocking.
 
     Raises InvalidRequestError for files that don't make one model, StoreError.
     """
@@ -52,7 +55,7 @@ def install_parts(
         quantization=first.quantization,
         layers=tuple(layers),
     )
-    spelled, digest = store.write_manifest(name, encode_manifest(_kept(store, config), tuple(layers)))
+    spelled, digest = store.write_manifest(name, encode_manifest(_kept(store, config), tuple(layers)), change)
     return Installed(name=spelled, digest=digest, weights=refs[0], metadata=first)
 
 

@@ -6,11 +6,21 @@ import re
 from typing import TypeAlias
 
 from msgspec import Struct
+from msgspec.structs import replace
 
 from oprel.errors import InvalidNameError
-from oprel.store.names import DEFAULT_NAMESPACE, DEFAULT_TAG, ModelName, as_name_part
+from oprel.store.names import DEFAULT_HOST, DEFAULT_NAMESPACE, DEFAULT_TAG, ModelName, as_name_part
 
-__all__ = ["HUB_HOSTS", "PACKAGE_HOST", "HubReference", "PackageReference", "Reference", "parse_reference"]
+__all__ = [
+    "HUB_HOSTS",
+    "PACKAGE_HOST",
+    "HubReference",
+    "PackageReference",
+    "Reference",
+    "at_revision",
+    "parse_reference",
+    "registry_source",
+]
 
 PACKAGE_HOST = "pypi"
 HUB_HOSTS = ("hf.co", "huggingface.co")
@@ -21,6 +31,8 @@ _PACKAGE = re.compile(
     r"(?:==(?P<version>[A-Za-z0-9][A-Za-z0-9.!+_-]{0,62}))?"
     r"(?:/(?P<file>[A-Za-z0-9_][A-Za-z0-9_. -]{0,199}))?"
 )
+# A commit's id: SHA-1, or SHA-256 in a repository that has those.
+_AT_REVISION = re.compile(r"(?P<rest>[^@]*)@(?P<revision>[0-9a-f]{40}(?:[0-9a-f]{24})?)")
 
 
 class PackageReference(Struct, frozen=True):
@@ -59,14 +71,16 @@ class PackageReference(Struct, frozen=True):
 
 
 class HubReference(Struct, frozen=True):
-    """`hf.co/OWNER/REPO[:QUANT]`, or the same without the host."""
+    """`hf.co/OWNER/REPO[:QUANT][@COMMIT]`, or the same without the host; `revision` is the commit's full id."""
 
     owner: str
     repo: str
     quantization: str | None = None
+    revision: str | None = None
 
     def __str__(self) -> str:
-        return f"hf.co/{self.owner}/{self.repo}" + (f":{self.quantization}" if self.quantization else "")
+        quantization = f":{self.quantization}" if self.quantization else ""
+        return f"hf.co/{self.owner}/{self.repo}{quantization}" + (f"@{self.revision}" if self.revision else "")
 
     def stored_name(self, tag: str | None = None) -> ModelName:
         """What a model of this repository is called in the store: under `tag`, else what was asked for."""
@@ -87,10 +101,36 @@ Reference: TypeAlias = PackageReference | HubReference | ModelName
 
 def parse_reference(text: str) -> Reference:
     """In this order: `pypi:…`; `hf.co/…`; a first part with a dot or a port is a registry; `OWNER/REPO` is the hub;
-    a bare name is Ollama's registry. Raises InvalidNameError."""
+    a bare name is Ollama's registry. Only the hub has commits to name. Raises InvalidNameError."""
     text = text.strip(" \t")
     if text.startswith(_PREFIX):
         return PackageReference.parse(text)
+    match = _AT_REVISION.fullmatch(text)
+    if match is None:
+        return _named(text)
+    reference = _named(match["rest"])
+    if not isinstance(reference, HubReference):
+        raise InvalidNameError(
+            f"{text[:100]!r} isn't a repository of the hub: only those have commits.", name=text[:100]
+        )
+    return replace(reference, revision=match["revision"])
+
+
+def at_revision(source: str, revision: str) -> str:
+    """What pulls that revision of a source and no other; the source itself where it has no such thing. Raises
+    InvalidNameError."""
+    reference = parse_reference(source)
+    return str(replace(reference, revision=revision)) if revision and isinstance(reference, HubReference) else source
+
+
+def registry_source(name: ModelName) -> str:
+    """What pulls a model of a registry: its name, with the host wherever it would otherwise be a repository's."""
+    if name.host == DEFAULT_HOST and name.namespace != DEFAULT_NAMESPACE:
+        return f"{name.host}/{name}"
+    return str(name)
+
+
+def _named(text: str) -> HubReference | ModelName:
     name = ModelName.parse(text)
     path = text.split("://", 1)[-1]
     has_tag = ":" in path.rpartition("/")[2]

@@ -115,7 +115,9 @@ class Store:
     def resume_blob(self, key: str) -> ResumableBlob | None:
         """What an earlier process had of `key`, or its beginning; None while another one is at it. A context manager
         that keeps what is unfinished. Raises StoreError."""
-        return ResumableBlob.resume(self.partial_dir(), self.models_dir, disk=self.disk, key=key)
+        return ResumableBlob.resume(
+            self.partial_dir(), self.models_dir, disk=self.disk, key=key, published=self.verified.note
+        )
 
     def import_gguf(
         self,

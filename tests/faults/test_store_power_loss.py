@@ -9,9 +9,10 @@ from pathlib import Path
 import pytest
 from support import store_actions
 from support.power_loss import VolatileDisk
-from support.store_actions import opened, prepared
+from support.store_actions import FETCHED, begun, empty, fetch, fetched, opened, prepared
 from support.store_checks import assert_valid_store
 
+from oprel.store import Store
 from oprel.store.disk import Disk
 from oprel.store.manifests import parse_manifest
 
@@ -60,6 +61,34 @@ def test_a_power_cut_leaves_a_valid_store(tmp_path: Path, action: Action, monkey
     monkeypatch.setattr("oprel.store.store.GRACE_S", 3600.0)  # an action may change it
     prepared(tmp_path / "store")
     assert cut_after_each_step(tmp_path / "store", action) >= 2
+
+
+@pytest.mark.parametrize(("prepare", "durable_bytes"), [(empty, 0), (begun, 12_000)])
+def test_a_fetch_goes_on_after_a_power_cut(
+    tmp_path: Path, prepare: Callable[[Path], Store], durable_bytes: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What a checkpoint had made durable isn't fetched again; whatever is left, the next try succeeds."""
+    folder, cuts = tmp_path / "store", list[Path]()
+    prepare(folder)
+
+    def cut(disk: VolatileDisk) -> None:
+        cuts.append(tmp_path / f"{len(cuts)} after {disk.last_step}"[:100])
+        disk.after_power_cut(cuts[-1], entries_at_once=False)
+
+    with VolatileDisk(folder, on_step=cut) as disk:
+        fetch(folder, disk)
+    monkeypatch.setattr("oprel.store.resumable._boot_id", lambda: "the next one")
+    again: list[int] = []
+    for left in cuts:
+        assert assert_valid_store(left / "models") in (0, 1)
+        has_part = any((left / "state" / "partial").glob("*.part"))
+        blob, count = fetched(opened(left))
+        blob.discard()
+        assert not has_part or count <= len(FETCHED) - durable_bytes, left.name
+        again += [count] if has_part else []
+        fetch(left, Disk())
+        assert assert_valid_store(left / "models") == 1
+    assert min(again) <= 8_000
 
 
 class HastyDisk(VolatileDisk):

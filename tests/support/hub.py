@@ -29,7 +29,8 @@ _LARGE = 10_000  # the hub's own limit for git files is larger; tests' models ar
 
 @dataclass
 class Repo:
-    """One repository, with one commit; `branches` are others by name. `digests` tells lies about files, by name."""
+    """One repository; `branches` are others by name, `past` the commits that `main` was at. `digests` tells lies about
+    files, by name."""
 
     id: str
     files: dict[str, bytes | Path]
@@ -38,17 +39,31 @@ class Repo:
     license: str | None = "apache-2.0"
     parameters: int | None = None
     branches: dict[str, dict[str, bytes | Path]] = field(default_factory=dict)
+    past: dict[str, dict[str, bytes | Path]] = field(default_factory=dict)
     digests: dict[str, str | None] = field(default_factory=dict)
     sizes: dict[str, int] = field(default_factory=dict)
     large: set[str] = field(default_factory=set)
 
     def content(self, revision: str) -> dict[str, bytes | Path] | None:
+        return self._at(revision)[1]
+
+    def commit_at(self, revision: str) -> str:
+        return self._at(revision)[0]
+
+    def move_on(self, files: Mapping[str, bytes | Path]) -> str:
+        """A new commit on `main`; the one before, which stays."""
+        before = self.commit()
+        self.past[before] = self.files
+        self.files = dict(files)
+        return before
+
+    def _at(self, revision: str) -> tuple[str, dict[str, bytes | Path] | None]:
         if revision in ("main", self.commit()):
-            return self.files
+            return self.commit(), self.files
         for name, files in self.branches.items():
             if revision in (name, self.commit(name)):
-                return files
-        return None
+                return self.commit(name), files
+        return revision, self.past.get(revision)
 
     def commit(self, branch: str = "main") -> str:
         files = self.files if branch == "main" else self.branches[branch]
@@ -203,12 +218,11 @@ class HubServer(ThreadingHTTPServer):
         if files is None:
             handler.json({"error": "Invalid rev id"}, 404, {"X-Error-Code": "RevisionNotFound"})
             return
-        branch = next((name for name in repo.branches if revision == name), "main")
         told: dict[str, Any] = {
             "_id": "6512f1b3",
             "id": repo.id,
             "modelId": repo.id,
-            "sha": repo.commit(branch),
+            "sha": repo.commit_at(revision),
             "private": repo.private,
             "gated": "manual" if repo.gated else False,
             "tags": ["gguf"],

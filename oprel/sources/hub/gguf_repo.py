@@ -6,7 +6,9 @@ import asyncio
 from contextlib import ExitStack
 from pathlib import Path
 
-from oprel.errors import InvalidRequestError, SourceError
+from msgspec.structs import replace
+
+from oprel.errors import InvalidNameError, InvalidRequestError, SourceError
 from oprel.net.outside import OutsideClient
 from oprel.schema import Model
 from oprel.sources.hub.access import HubAccess
@@ -16,10 +18,11 @@ from oprel.sources.hub.files import RepoFiles
 from oprel.sources.hub.listing import HubFile, Listing, read_file
 from oprel.sources.progress import PullProgress, Report
 from oprel.sources.threads import in_thread
-from oprel.store import BlobRef, Catalog, HubReference, Origin, Origins, ResumableBlob, hash_file
+from oprel.store import BlobRef, Catalog, HubReference, ResumableBlob, hash_file, parse_reference
 from oprel.store.assembling import Finished, install_parts
 from oprel.store.blobs import require_space
 from oprel.store.names import as_name_part
+from oprel.store.versions import Change
 
 __all__ = ["pull_gguf"]
 
@@ -66,6 +69,7 @@ async def pull_gguf(
                     finished[:count],
                     projector=finished[count] if files.projector is not None else None,
                     licenses=licenses,
+                    change=Change("pull", _source(reference, choice), listing.commit),
                 )
             )
         except InvalidRequestError as problem:
@@ -73,8 +77,6 @@ async def pull_gguf(
                 if isinstance(part, ResumableBlob):
                     await asyncio.to_thread(part.forget)
             raise SourceError(f"What {str(name)!r} holds can't be used: {problem.message}") from problem
-        origin = Origin(str(reference), listing.commit, access.endpoint, tuple(file.name for file in wanted))
-        await asyncio.to_thread(Origins(store.state_dir).record, installed.digest, origin)
     return await asyncio.to_thread(catalog.find, str(installed.name))
 
 
@@ -110,3 +112,13 @@ def _tag(reference: HubReference, choice: Choice) -> str:
     if asked is None or asked.lower() == choice.weights.tag.lower():
         return choice.weights.tag
     return as_name_part(asked)
+
+
+def _source(reference: HubReference, choice: Choice) -> str:
+    """What chooses the same again on any machine; as it was asked for where the files' names can't be written so."""
+    named = reference.quantization or choice.weights.label or choice.weights.stem
+    exact = HubReference(reference.owner, reference.repo, named)
+    try:
+        return str(exact if parse_reference(str(exact)) == exact else replace(reference, revision=None))
+    except InvalidNameError:
+        return str(replace(reference, revision=None))

@@ -1,4 +1,4 @@
-"""The hub as a source: from `hf.co/OWNER/REPO[:QUANT]` to a model in the store."""
+"""The hub as a source: from `hf.co/OWNER/REPO[:QUANT][@COMMIT]` to a model in the store."""
 
 from __future__ import annotations
 
@@ -46,7 +46,7 @@ class Hub:
         report(PullProgress("pulling manifest"))
         access = await asyncio.to_thread(self._access)
         async with access.client() as client:
-            listing = await list_repo(client, access, reference, _MAIN)
+            listing = await self._listing(client, access, reference)
             files = sort_files(listing)
             if not files.weights:
                 return await self._pull_folder(client, access, reference, listing, report)
@@ -94,8 +94,9 @@ class Hub:
         listing: Listing,
         report: Report,
     ) -> Model:
-        """Without GGUF files, what follows the colon is a branch: that is where EXL2 and EXL3 have their sizes."""
-        if reference.quantization is not None:
+        """Without GGUF files, what follows the colon is a branch, where EXL2 and EXL3 have their sizes; a commit that
+        is named is that branch's."""
+        if reference.quantization is not None and reference.revision is None:
             listing = await self._branch(client, access, reference, reference.quantization)
         if not sort_files(listing).safetensors:
             raise SourceError(
@@ -113,6 +114,19 @@ class Hub:
             listing=listing,
             report=report,
         )
+
+    async def _listing(self, client: OutsideClient, access: HubAccess, reference: HubReference) -> Listing:
+        if reference.revision is None:
+            return await list_repo(client, access, reference, _MAIN)
+        try:
+            listing = await list_repo(client, access, reference, reference.revision)
+        except NotThereError as problem:
+            raise SourceError(
+                f"'{reference.owner}/{reference.repo}' isn't on the hub, or has no commit {reference.revision}."
+            ) from problem
+        if listing.commit != reference.revision:
+            raise SourceError(f"The hub shows the commit {listing.commit} of {listing.id!r} for {reference.revision}.")
+        return listing
 
     async def _branch(self, client: OutsideClient, access: HubAccess, reference: HubReference, branch: str) -> Listing:
         try:

@@ -63,7 +63,8 @@ class SearchHit(Struct, frozen=True):
 
 
 async def list_repo(client: OutsideClient, access: HubAccess, reference: HubReference, revision: str) -> Listing:
-    """All files with sizes and digests, at the commit that `revision` (a branch) stands for now. Raises SourceError."""
+    """All files with sizes and digests, at the commit that `revision`, a branch or a commit, stands for now. Raises
+    SourceError."""
     repo = f"{reference.owner}/{reference.repo}"
     url = f"{access.endpoint}/api/models/{repo}/revision/{quote(revision, safe='')}?blobs=true"
     with told(access, repo):

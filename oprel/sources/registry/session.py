@@ -16,9 +16,9 @@ from tenacity import AsyncRetrying, retry_if_exception_type, stop_after_attempt
 from oprel.errors import SourceError
 from oprel.net.addresses import origin_of, parse_url
 from oprel.net.outside import OutsideClient, OutsideResponse, TransientSourceError, require_ok
-from oprel.sources.download import ATTEMPTS, wait_before_retry
 from oprel.sources.registry.challenge import Challenge, parse_challenge
 from oprel.sources.registry.logins import Login
+from oprel.sources.retries import ATTEMPTS, wait_before_retry
 from oprel.store import ModelName
 from oprel.version import __version__
 

@@ -6,7 +6,7 @@ import asyncio
 import contextlib
 from collections.abc import Awaitable, Callable
 
-from oprel.sources.download import Completed
+from oprel.sources.progress import Completed
 
 __all__ = ["SharedDownloads"]
 

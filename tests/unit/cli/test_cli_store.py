@@ -19,6 +19,7 @@ from support.tiny_gguf import gguf_bytes, write_tiny_gguf
 
 from oprel.server import compose
 from oprel.store import Catalog, ModelName, Store
+from oprel.store.versions import Change
 
 Oprel = Callable[..., Any]
 
@@ -82,6 +83,15 @@ def test_versions_and_back(oprel: Oprel, store: Store) -> None:
     assert store.versions.current(ModelName.parse("m")) == new["digest"]
     assert oprel("rollback", "m", "12345").code == 1
     assert oprel("rollback", "m", "0" * 12).err.startswith("oprel: 'm:latest' has no version sha256:000000000000")
+
+
+def test_versions_tell_the_commit_that_they_are_of(oprel: Oprel, store: Store) -> None:
+    data = ModelName.parse("m").manifest_path(store.models_dir).read_bytes()
+    name = ModelName.parse("hf.co/o/r:Q4_K_M")
+    store.write_manifest(name, data, Change("pull", str(name), "c" * 40))
+    assert oprel("show", "o/r:Q4_K_M", "--versions").out.split()[-1] == f"hf.co/o/r:Q4_K_M@{'c' * 40}"
+    (told,) = json.loads(oprel("show", "o/r:Q4_K_M", "--versions", "--json").out)
+    assert (told["source"], told["revision"]) == ("hf.co/o/r:Q4_K_M", "c" * 40)
 
 
 def test_a_damaged_model_is_listed_as_such(oprel: Oprel, store: Store) -> None:

@@ -15,8 +15,7 @@ from support.tree_folders import write_folder, write_safetensors
 from oprel.errors import SourceError
 from oprel.schema import Hardware
 from oprel.sources import Puller, PullProgress
-from oprel.sources import download as download_module
-from oprel.store import Catalog, Digest, Origins, Store, Trees
+from oprel.store import Catalog, Store, Trees
 
 REPO = "tiny-org/Tiny-1B"
 HARDWARE = Hardware("Linux", "x86_64", 4, 4, 16 << 30, 16 << 30)
@@ -30,8 +29,8 @@ def hub() -> Iterator[HubServer]:
 
 @pytest.fixture(autouse=True)
 def no_waiting(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(download_module, "wait_before_retry", lambda state: 0.0)
-    monkeypatch.setattr("oprel.sources.transfer.wait_before_retry", lambda state: 0.0)
+    for module in ("retries", "transfer"):
+        monkeypatch.setattr(f"oprel.sources.{module}.wait_before_retry", lambda state: 0.0)
 
 
 @pytest.fixture
@@ -78,9 +77,8 @@ def test_a_repository_becomes_a_folder(hub: HubServer, catalog: Catalog, trees: 
     assert sorted(Path(file.path).name for file in model.files) == [
         "config.json", "model.safetensors", "tokenizer.json", "tokenizer_config.json",
     ]  # fmt: skip
-    origin = Origins(catalog.store.state_dir).of(Digest(model.digest))
-    assert origin is not None
-    assert (origin.source.endswith(REPO), origin.revision) == (True, repo.commit())
+    (version,) = catalog.versions(model.name)
+    assert (version.action, version.source, version.revision) == ("pull", f"hf.co/{REPO}", repo.commit())
     assert list((trees.trees_dir / ".hub").iterdir()) == []
 
 

