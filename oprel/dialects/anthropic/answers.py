@@ -174,7 +174,7 @@ class MessageStream:
         for event in events:
             if type(event) is Text:
                 if event.text:
-                    self._enter("text", b'{"type":"text","text":"","citations":null}', b'"text_delta","text":', parts)
+                    self._enter("text", b'{"type":"text","text":""}', b'"text_delta","text":', parts)
                     parts += (self._delta, _encode(event.text), b"}}\n\n")
             elif type(event) is Thinking:
                 self._think(event, parts)

@@ -191,9 +191,10 @@ class UsageBody(Struct):
 
 
 class TextAnswer(Struct):
+    """Without `citations`: there are none, and clients that check answers refuse a null."""
+
     text: str
     type: str = "text"
-    citations: None = None
 
 
 class ThinkingAnswer(Struct):

@@ -111,11 +111,13 @@ class OpenAIErrors:
         return error.param if isinstance(error, InvalidRequestError) else None
 
     def _message(self, error: OprelError) -> str:
-        is_counted = isinstance(error, ContextLengthError) and error.prompt_tokens and error.context_tokens
-        if not isinstance(error, ContextLengthError) or not is_counted:
+        """Programs that shorten what was too long look for OpenAI's words, "this model's maximum context length is"."""
+        if not isinstance(error, ContextLengthError):
             return error.message
+        if not (error.prompt_tokens and error.context_tokens):
+            return f"this model's maximum context length is exceeded: {error.message}"
         return (
-            f"the context of this model is {error.context_tokens} tokens, but '{self._prompt}' came to "
+            f"this model's maximum context length is {error.context_tokens} tokens, but '{self._prompt}' came to "
             f"{error.prompt_tokens} tokens: shorten it, or load the model with a larger context"
         )
 

@@ -90,7 +90,6 @@ _BY_TEXT: tuple[tuple[re.Pattern[str], Callable[[Told], OprelError]], ...] = tup
             r"input \((?P<prompt>\d+) tokens\) is longer than the model.s context length \((?P<context>\d+)",
             _context_length,
         ),
-        (r"context of this model is (?P<context>\d+) tokens, but .* came to (?P<prompt>\d+)", _context_length),
         (r"context size has been exceeded|exceeds the (available|maximum) context", _context_length),
         (r"image input is not supported|does not support multimodal", _unsupported("vision", "takes no images")),
         (r"audio input is not supported", _unsupported("audio", "takes no audio")),

@@ -119,7 +119,8 @@ class TestErrors:
             (500, b'{"error":{"message":"e","code":"server_error"}}', EngineFailedError, "status 500: e"),
             (
                 400,
-                b'{"error":{"message":"the context of this model is 512 tokens, but \'messages\' came to 600 tokens"}}',
+                b'{"error":{"message":"this model\'s maximum context length is 512 tokens, but \'messages\' came to 600 '
+                b'tokens"}}',
                 ContextLengthError,
                 "600",
             ),

@@ -122,7 +122,7 @@ EVENTS = [
         "index": 0,
         "content_block": {"type": "thinking", "thinking": "", "signature": ""},
     },
-    {"type": "content_block_start", "index": 0, "content_block": {"type": "text", "text": "", "citations": None}},
+    {"type": "content_block_start", "index": 0, "content_block": {"type": "text", "text": ""}},
     {
         "type": "content_block_start",
         "index": 0,

@@ -81,7 +81,7 @@ def sent(body: dict[str, Any], script: Script | None = None) -> Any:
 def test_a_message() -> None:
     reply = post(HELLO)
     told = reply.json()
-    assert told["content"] == [{"type": "text", "text": "Hello, world!", "citations": None}]
+    assert told["content"] == [{"type": "text", "text": "Hello, world!"}]
     assert (told["model"], told["stop_reason"], told["stop_sequence"]) == ("tiny", "end_turn", None)
     assert (reply.header("x-oprel-driver"), reply.header("x-oprel-device")) == ("scripted", "cpu")
 
