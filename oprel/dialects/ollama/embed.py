@@ -10,7 +10,7 @@ from operator import mul
 
 from oprel.dialects.exchange import Answer
 from oprel.dialects.headers import oprel_headers
-from oprel.dialects.ollama import admission
+from oprel.dialects.ollama import admission, rules
 from oprel.dialects.ollama.durations import keep_alive
 from oprel.dialects.ollama.errors import OllamaErrors, refusal
 from oprel.dialects.ollama.generation import whole
@@ -52,7 +52,7 @@ async def embed(services: Services, body: bytes, errors: OllamaErrors, *, client
         client=client,
     ) as lease:
         assigned = time.monotonic_ns()
-        headers = oprel_headers(lease, admission.ignored(options.ignored, unknown))
+        headers = oprel_headers(lease, admission.ignored(rules.EMBED, asked, options, unknown))
         opening = b'{"model":' + dumps(asked.model) + b',"embeddings":['
         if not texts:
             head, answer = whole(opening + b"]}", headers)
@@ -89,7 +89,7 @@ async def embeddings(services: Services, body: bytes, errors: OllamaErrors, *, c
         client=client,
     ) as lease:
         vector: Vector = ()
-        warnings = admission.ignored(options.ignored, unknown)
+        warnings = admission.ignored(rules.EMBEDDINGS, asked, options, unknown)
         if asked.prompt:
             made = await _raw(lease.engine, asked.prompt, warnings)
             (vector,) = made.vectors

@@ -10,7 +10,7 @@ from typing import Any
 
 from msgspec import UNSET, Struct, UnsetType
 
-from oprel.dialects.rules import Treatment
+from oprel.dialects.rules import Record
 
 __all__ = [
     "AnswerMessage",
@@ -465,7 +465,7 @@ class ModelServing(Struct, omit_defaults=True):
     driver: str | None = None
     context_tokens: int | None = None
     problem: str | None = None
-    parameters: dict[str, dict[str, Treatment]] | None = None
+    parameters: Record | None = None
 
 
 class ModelEntry(Struct):
