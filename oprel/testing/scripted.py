@@ -198,7 +198,7 @@ class ScriptedEngine(BaseEngine):
                 yield tuple(waiting)
                 waiting.clear()
         finish = Finish((answer.reason,), self._usage(request, call), Timings(0.001, 0.001), answer.stop_sequence)
-        for batch in ending(tuple(waiting), finish, self.script.broken):
+        for batch in ending((*waiting, *self.script.late_warnings), finish, self.script.broken):
             yield batch
 
     async def _step(self, call: Call) -> None:

@@ -47,7 +47,7 @@ async def _prepared(services: Services, body: bytes, client: str) -> Job:
     options = chosen(asked.options)
     turn.asked = options.sampling
     load = admission.load_options(model, options)
-    turn.warnings += admission.ignored(rules.CHAT, asked, options, unknown)
+    turn.warnings += admission.told(rules.CHAT, model, asked, options, unknown)
     if not given:
         return Job(turn, name, "load", load, keep, client)
     admission.check_chat_template(services, model, name=asked.model)

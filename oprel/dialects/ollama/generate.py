@@ -62,7 +62,7 @@ async def _prepared(services: Services, body: bytes, client: str) -> Job:
     options = chosen(asked.options)
     turn.asked = options.sampling
     load = admission.load_options(model, options)
-    turn.warnings += admission.ignored(rules.GENERATE, asked, options, unknown)
+    turn.warnings += admission.told(rules.GENERATE, model, asked, options, unknown)
     if not asked.prompt:
         return Job(turn, name, "load", load, keep, client)
     if asked.template:

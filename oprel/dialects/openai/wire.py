@@ -11,6 +11,7 @@ from typing import Any
 from msgspec import UNSET, Struct, UnsetType
 
 from oprel.dialects.rules import Record
+from oprel.schema import TopLogprob
 
 __all__ = [
     "AnswerMessage",
@@ -59,7 +60,6 @@ __all__ = [
     "ToolCallBody",
     "ToolCallPiece",
     "ToolChoiceBody",
-    "TopEntry",
     "UsageBody",
 ]
 
@@ -322,17 +322,11 @@ class UsageBody(Struct):
     completion_tokens_details: CompletionDetails
 
 
-class TopEntry(Struct):
-    token: str
-    logprob: float
-    bytes: tuple[int, ...]
-
-
 class LogprobEntry(Struct):
     token: str
     logprob: float
     bytes: tuple[int, ...]
-    top_logprobs: list[TopEntry]
+    top_logprobs: tuple[TopLogprob, ...]
 
 
 class ChoiceLogprobs(Struct):
