@@ -13,7 +13,7 @@ from typing import Protocol
 import msgspec
 
 from oprel.dialects.exchange import Answer, Head, Waiting
-from oprel.dialects.headers import Headers, Told, json_headers, oprel_headers
+from oprel.dialects.headers import Headers, Told, json_headers, oprel_headers, warning_header
 from oprel.drivers import Engine, EventStream
 from oprel.errors import EngineFailedError
 from oprel.schema import Event, Finish, Progress, Text, ToolCallDelta, Usage, events
@@ -23,6 +23,7 @@ __all__ = [
     "Encoder",
     "beginning",
     "check_finished",
+    "late",
     "muted",
     "streamed",
     "unknown_fields",
@@ -65,8 +66,15 @@ async def streamed(
     async for batch in stream:
         last = batch
         if chunk := encoder.encode(batch):
-            yield chunk
+            yield late(batch) + chunk if type(batch[-1]) is Finish else chunk
     check_finished(last, told)
+
+
+def late(batch: tuple[Event, ...]) -> bytes:
+    """What was lost after the headers had gone out, as comments, which no client shows. It comes with the end: the
+    limit of time that cut an answer."""
+    lines = [b": %s: %s\n" % warning_header(warning) for warning in warnings_of(batch)]
+    return b"".join(lines) + b"\n" if lines else b""
 
 
 async def whole(

@@ -50,21 +50,23 @@ def settled(
     time_limit_s: float,
     dialect: Mapping[str, Any],
     lacks: Mapping[str, str],
+    fields: Mapping[str, str] | None = None,
 ) -> R:
     """The request (chat or completion) as the engine gets it: gaps filled, all that it asks for within what the engine
     can. `name` is the model's as the client wrote it, `dialect` what its documents put above a model's own parameters,
-    `lacks` what is said of a capability that is missing, where a field is to be named. Raises UnsupportedError, naming
-    the field and the driver."""
+    `lacks` what is said of a capability that is missing, where a field is to be named, `fields` what its documents call
+    fields of `Sampling` that have another name there. Raises UnsupportedError, naming the field and the driver."""
     _check_capabilities(request, name, driver, capabilities, {**_LACKS, **lacks})
     honoured = capabilities.sampling
     for field in request.sampling.__struct_fields__:
         if getattr(request.sampling, field) not in (None, ()) and field not in honoured:
+            param = (fields or {}).get(field, field)
             raise UnsupportedError(
-                f"'{field}' is not supported by the driver {driver!r}",
+                f"'{param}' is not supported by the driver {driver!r}",
                 capability=field,
                 model=name,
                 driver=driver,
-                param=field,
+                param=param,
             )
     if isinstance(request, ChatRequest) and request.tool_choice == "none" and not capabilities.tools:
         request = msgspec.structs.replace(request, tools=(), tool_choice=None)

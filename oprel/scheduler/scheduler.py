@@ -325,8 +325,12 @@ def _capped(keep_alive_s: float | None, most_s: float) -> tuple[events.Warning, 
 
 
 def _warnings(granted: Granted, wanted: LoadOptions) -> tuple[events.Warning, ...]:
-    context = granted.engine.plan.context_tokens
-    if wanted.context_tokens is None or wanted.context_tokens <= context:
-        return granted.resident.warnings
-    text = f"a context of {wanted.context_tokens} tokens was asked for and {context} are in use"
-    return (*granted.resident.warnings, events.Warning("context_reduced", text))
+    plan = granted.engine.plan
+    told = list(granted.resident.warnings)
+    if wanted.context_tokens is not None and wanted.context_tokens > plan.context_tokens:
+        text = f"a context of {wanted.context_tokens} tokens was asked for and {plan.context_tokens} are in use"
+        told.append(events.Warning("context_reduced", text))
+    if plan.remote is not None and msgspec.structs.replace(wanted, context_tokens=None) != LoadOptions():
+        text = "how a remote model is loaded is its server's business: load options have no effect"
+        told.append(events.Warning("parameter_ignored", text))
+    return tuple(told)

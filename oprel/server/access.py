@@ -39,7 +39,7 @@ _ALLOWED_HEADERS = ", ".join(
     + ["Anthropic-Version", "Anthropic-Beta", "Anthropic-Dangerous-Direct-Browser-Access"]
     + [f"x-stainless-{name}" for name in _STAINLESS]
 )
-_EXPOSED = b"X-Request-Id, Request-Id, X-Oprel-Warning, X-Oprel-Driver, X-Oprel-Device, Retry-After"
+_EXPOSED = b"X-Request-Id, Request-Id, X-Oprel-Warning, X-Oprel-Driver, X-Oprel-Device, Retry-After, Server-Timing"
 _PREFLIGHT: tuple[Header, ...] = (
     (b"access-control-allow-methods", b"GET,POST,PUT,PATCH,DELETE,HEAD,OPTIONS"),
     (b"access-control-allow-headers", _ALLOWED_HEADERS.encode()),

@@ -25,6 +25,9 @@ __all__ = ["create_app"]
 
 _log = logging.getLogger("oprel.server")
 
+# Dialects don't know each other; a model's record tells of all of them.
+_ENDPOINTS = (*openai.ENDPOINTS, *anthropic.ENDPOINTS, *ollama.ENDPOINTS)
+
 
 def create_app(services: Services) -> Litestar:
     """`app.state` holds its `gate` and `lifetime`. The app's lifespan starts and stops the scheduler."""
@@ -37,9 +40,9 @@ def create_app(services: Services) -> Litestar:
 
     app = Litestar(
         route_handlers=[
-            openai.router(services),
+            openai.router(services, _ENDPOINTS),
             ollama.router(services),
-            anthropic.router(services),
+            anthropic.router(services, _ENDPOINTS),
             own_routes(services, lifetime),
         ],
         lifespan=[live],

@@ -36,7 +36,8 @@ class Script(Struct, frozen=True):
 
     `text`: the tokens of every answer, or a function of the request; `endless` repeats them until something stops
     them; `batch` tokens arrive together. `thinking` comes first, `tool_calls` last (finish reason "tool_calls").
-    `usage` None: words of the prompt, tokens of the answer. `warnings` come before the first token.
+    `usage` None: words of the prompt, tokens of the answer. `warnings` come before the first token, `late_warnings`
+    with the end.
     `silent`: no token ever comes; the engine gives up after the driver's stall limit. `broken`: what comes breaks the
     contract in the way named. `dies_at`: the engine dies before its n-th token (counted from 0) of a request.
     `refusals`: the causes with which the first starts fail ("gpu", "memory", "model", "engine"), one for each start.
@@ -48,6 +49,7 @@ class Script(Struct, frozen=True):
     thinking: tuple[str, ...] = ()
     tool_calls: tuple[ToolCall, ...] = ()
     warnings: tuple[events.Warning, ...] = ()
+    late_warnings: tuple[events.Warning, ...] = ()
     endless: bool = False
     batch: int = 1
     finish: FinishReason = "stop"

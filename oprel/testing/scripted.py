@@ -129,12 +129,15 @@ class ScriptedEngine(BaseEngine):
         return Ranking(scores, sum(_count(document) for document in request.documents))
 
     async def tokenize(self, text: str, *, add_special: bool = False) -> tuple[int, ...]:
+        self._check_tokenize()
         return (*((256,) if add_special else ()), *text.encode())
 
     async def detokenize(self, tokens: tuple[int, ...]) -> str:
+        self._check_tokenize()
         return bytes(token for token in tokens if token < 256).decode(errors="replace")
 
     async def render(self, request: ChatRequest) -> str:
+        self._check_tokenize()
         return "".join(f"{message.role}: {message.text}\n" for message in request.messages)
 
     async def health(self) -> Health:
@@ -195,7 +198,7 @@ class ScriptedEngine(BaseEngine):
                 yield tuple(waiting)
                 waiting.clear()
         finish = Finish((answer.reason,), self._usage(request, call), Timings(0.001, 0.001), answer.stop_sequence)
-        for batch in ending(tuple(waiting), finish, self.script.broken):
+        for batch in ending((*waiting, *self.script.late_warnings), finish, self.script.broken):
             yield batch
 
     async def _step(self, call: Call) -> None:
@@ -227,6 +230,10 @@ class ScriptedEngine(BaseEngine):
                 driver=self.plan.driver,
                 log_tail=self.log_tail(),
             )
+
+    def _check_tokenize(self) -> None:
+        if not self.capabilities.tokenize:
+            raise _unsupported("tokenize", self.plan)
 
     def _check_context(self, request: GenerateRequest | EmbedRequest) -> None:
         if isinstance(request, EmbedRequest):

@@ -1,7 +1,8 @@
 """An engine that costs next to nothing: it takes llama-server's command line and streams ready-made chunks.
 
 Given to Oprel as its llama-server, what is measured is the gateway. Each event is a write of its own, as the real
-engine does it. Threads and blocking sockets: no event loop stands between a chunk and the kernel.
+engine does it: a word, with its logprobs where they are asked for, or a piece of a call where there are tools. Threads
+and blocking sockets: no event loop stands between a chunk and the kernel.
 """
 
 from __future__ import annotations
@@ -12,6 +13,8 @@ import re
 import socket
 import sys
 import threading
+from collections.abc import Iterator
+from itertools import repeat
 
 _HEAD = b"HTTP/1.1 200 OK\r\nContent-Type: text/event-stream\r\nTransfer-Encoding: chunked\r\n\r\n"
 _FLAGS = (
@@ -26,9 +29,12 @@ def _chunk(payload: bytes) -> bytes:
     return b"%x\r\n%s\r\n" % (len(payload), payload)
 
 
-def _event(delta: dict[str, object], finish: str | None = None, **extra: object) -> bytes:
+def _event(
+    delta: dict[str, object], finish: str | None = None, logprobs: dict[str, object] | None = None, **extra: object
+) -> bytes:
+    told = {} if logprobs is None else {"logprobs": logprobs}
     body = {
-        "choices": [{"finish_reason": finish, "index": 0, "delta": delta}],
+        "choices": [{"finish_reason": finish, "index": 0, "delta": delta, **told}],
         "created": 1764000000, "id": "chatcmpl-aaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaa", "model": "bench",
         "system_fingerprint": "b1-costless", "object": "chat.completion.chunk", **extra,
     }  # fmt: skip
@@ -37,6 +43,35 @@ def _event(delta: dict[str, object], finish: str | None = None, **extra: object)
 
 _TEXT = _chunk(_event({"content": " word"}))
 _ROLE = _chunk(_event({"role": "assistant", "content": None}))
+
+
+def _token(text: str, logprob: float) -> dict[str, object]:
+    return {"token": text, "logprob": logprob, "bytes": list(text.encode())}
+
+
+def _with_logprobs(top: int) -> bytes:
+    others = [_token(f" other{rank}", -1.0 - rank) for rank in range(1, top)]
+    row = {**_token(" word", -0.1), "top_logprobs": [_token(" word", -0.1), *others][:top]}
+    return _chunk(_event({"content": " word"}, logprobs={"content": [row]}))
+
+
+def _call(**parts: object) -> bytes:
+    opening = {"id": parts.pop("id"), "type": "function"} if "id" in parts else {}
+    return _chunk(_event({"tool_calls": [{"index": 0, **opening, "function": parts}]}))
+
+
+# The first, those between, and the last: together one object.
+_CALL = (_call(id="call_1", name="f", arguments='{"text":"'), _call(arguments=" word"), _call(arguments='"}'))
+
+
+def _pieces(body: bytes, events: int) -> Iterator[bytes]:
+    if b'"tools":' in body:
+        yield _CALL[0]
+        yield from repeat(_CALL[1], events - 2)
+        yield _CALL[2]
+        return
+    asked = re.search(rb'"top_logprobs": ?(\d+)', body)
+    yield from repeat(_with_logprobs(int(asked[1])) if asked else _TEXT, events)
 
 
 def _ending(events: int) -> bytes:
@@ -53,16 +88,16 @@ def _answer(conn: socket.socket, path: bytes, body: bytes) -> None:
         found = re.search(rb'"(?:max_tokens|n_predict|max_completion_tokens)": ?(\d+)', body)
         events = int(found[1]) if found else 64
         conn.sendall(_HEAD + _ROLE)
-        for _ in range(events):
-            conn.sendall(_TEXT)
+        for piece in _pieces(body, events):
+            conn.sendall(piece)
         conn.sendall(_ending(events) + b"0\r\n\r\n")
         return
     reply: dict[str, object] = {"status": "ok"}
     if path.startswith(b"/props"):
         reply = {
             "total_slots": 16, "default_generation_settings": {"n_ctx": 8192}, "model_path": "bench",
-            "modalities": {"vision": False, "audio": False}, "chat_template": "x", "chat_template_caps": {},
-            "build_info": "costless",
+            "modalities": {"vision": False, "audio": False}, "chat_template": "x", "build_info": "costless",
+            "chat_template_caps": {"supports_tools": True, "supports_tool_calls": True},
         }  # fmt: skip
     payload = json.dumps(reply).encode()
     conn.sendall(

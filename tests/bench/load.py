@@ -109,8 +109,8 @@ async def _ask(reader: asyncio.StreamReader, writer: asyncio.StreamWriter, reque
 
 
 def _has_text(piece: bytes) -> bool:
-    """Whether it holds a delta with text, in either dialect; the role-only first delta has none."""
-    for mark in (b'"content":"', b'"response":"'):
+    """Whether it holds a delta with text, in any dialect; the role-only first delta has none."""
+    for mark in (b'"content":"', b'"response":"', b'"delta":"', b'"text":"', b'"arguments":"', b'"partial_json":"'):
         at = piece.find(mark)
         while at >= 0:
             if piece[at + len(mark) : at + len(mark) + 1] != b'"':

@@ -4,6 +4,9 @@ Each figure is the median of runs that alternate with their reference, and is to
 one run: absolute numbers of a busy machine mean little. Nothing here passes or fails.
 
     relay      events/s that the gateway relays from an engine that costs nothing, in each dialect
+    features   the same with logprobs and with calls of tools, against the same events without
+    history    what a conversation of 1,000 messages costs before the engine sees it: read and translated in this
+               process, and the time to first token through the server beyond that of one message
     overhead   tokens/s and time to first token through Oprel against the very same engine process asked directly
     remote     events/s and time to first token of the same engine as a remote over TCP, beside it as a local one
     vllm       tokens/s through Oprel against the very same vLLM asked directly (of OPREL_TEST_VLLM_PYTHON)
@@ -26,13 +29,14 @@ import sys
 import tempfile
 import time
 import urllib.request
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 from load import Address, Load, run_load
+from support.long_history import PATHS, body, translated
 from support.models import make_store, smollm2_gguf
 from support.real_engine import real_engine_on_tcp
 
@@ -141,6 +145,79 @@ def relay(models: Path, rounds: int, engine: str | None) -> None:
             runs = [_ask(None, path, 4000, clients=8, answers=64, direct=direct) for _ in range(rounds)]
             rate = statistics.median(run.events_per_s for run in runs)
             print(f"relay {'(engine asked directly)':24} {rate:10,.0f} events/s, 8 streams")
+
+
+_FUNCTION = {"name": "f", "parameters": {"type": "object", "properties": {"text": {"type": "string"}}}}
+_FEATURES: dict[tuple[str, str], dict[str, object]] = {
+    ("/v1/chat/completions", "logprobs"): {"logprobs": True, "top_logprobs": 5},
+    ("/v1/chat/completions", "tools"): {"tools": [{"type": "function", "function": _FUNCTION}]},
+    ("/v1/responses", "logprobs"): {"include": ["message.output_text.logprobs"], "top_logprobs": 5},
+    ("/v1/responses", "tools"): {"tools": [{"type": "function", **_FUNCTION}]},
+    ("/v1/messages", "tools"): {"tools": [{"name": "f", "input_schema": _FUNCTION["parameters"]}]},
+    ("/api/chat", "logprobs"): {"logprobs": True, "top_logprobs": 5},
+}
+
+
+def features(models: Path, rounds: int) -> None:
+    """The engine sends as many events with a feature as without; runs alternate. Bytes per event differ."""
+    with _costless(models) as server:
+        for (path, name), asked in _FEATURES.items():
+            bodies = {"plain": body(path, 1, model=_MODEL, tokens=1000)}
+            bodies[name] = {**bodies["plain"], **asked}
+            seconds: dict[str, list[float]] = {kind: [] for kind in bodies}
+            for sent in bodies.values():
+                _load(server.port, path, sent, clients=1, answers=2)
+            for _ in range(rounds):
+                for kind, sent in bodies.items():
+                    seconds[kind].append(_load(server.port, path, sent, clients=8, answers=64).elapsed_s)
+            factors = [on / off for off, on in zip(*seconds.values(), strict=True)]
+            rate = 64_000 / statistics.median(seconds[name])
+            print(
+                f"features {path:24} {name:8} takes {statistics.median(factors):.2f} times as long as without "
+                f"({min(factors):.2f} to {max(factors):.2f}); {rate:10,.0f} events/s of the engine, 8 streams"
+            )
+
+
+def history(models: Path, rounds: int) -> None:
+    for path in PATHS:
+        raw = json.dumps(body(path, 1000)).encode()
+        ours = min(_cpu_s(translated[path], raw) for _ in range(rounds * 4))
+        plain = min(_cpu_s(json.loads, raw) for _ in range(rounds * 4))
+        print(f"history {path:24} read and translated in {ours * 1000:.1f} ms of CPU, {ours / plain:.1f} x json.loads")
+    with _costless(models) as server:
+        for path in PATHS:
+            few, many = (body(path, count, model=_MODEL) for count in (1, 1000))
+            _load(server.port, path, many, clients=1, answers=5)
+            added = []
+            for _ in range(rounds):
+                short = _load(server.port, path, few, clients=1, answers=50)
+                long = _load(server.port, path, many, clients=1, answers=50)
+                added.append(long.median_first_event_ms - short.median_first_event_ms)
+            print(
+                f"history {path:24} 1,000 messages come {statistics.median(added):.1f} ms later to the first token "
+                f"than one ({min(added):.1f} to {max(added):.1f})"
+            )
+
+
+def _cpu_s(work: Callable[[bytes], object], raw: bytes) -> float:
+    began = time.process_time()
+    work(raw)
+    return time.process_time() - began
+
+
+def _load(port: int, path: str, sent: dict[str, object], *, clients: int, answers: int) -> Load:
+    return asyncio.run(run_load(Address(port=port), path, sent, clients=clients, answers=answers))
+
+
+@contextlib.contextmanager
+def _costless(models: Path, *flags: str) -> Iterator[Server]:
+    """A server whose engines cost nothing."""
+    with tempfile.TemporaryDirectory() as folder:
+        wrapper = Path(folder, "costless-llama-server")
+        wrapper.write_text(f'#!/bin/sh\nexec "{sys.executable}" "{_HERE / "costless_engine.py"}" "$@"\n')
+        wrapper.chmod(0o755)
+        with serving("--llama-server", str(wrapper), "--parallel", "8", *flags, models=models) as server:
+            yield server
 
 
 def remote(models: Path, rounds: int) -> None:
@@ -300,18 +377,22 @@ def _seconds(command: list[str]) -> float:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parts = ["relay", "overhead", "remote", "pull", "footprint", "vllm", []]
+    parts = ["relay", "features", "history", "overhead", "remote", "pull", "footprint", "vllm", []]
     parser.add_argument("what", nargs="*", choices=parts, default=[])
     parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--engine", help="another costless engine for `relay` (llama-server's command line)")
     options = parser.parse_args()
-    what = options.what or ["relay", "overhead", "remote", "pull", "footprint"]
+    what = options.what or ["relay", "features", "history", "overhead", "remote", "pull", "footprint"]
     with tempfile.TemporaryDirectory(prefix="oprel-bench-models-") as folder:
         models = Path(folder)
         make_store(models)
         print(json.dumps({"python": sys.version.split()[0], "cores": os.cpu_count(), "rounds": options.rounds}))
         if "relay" in what:
             relay(models, options.rounds, options.engine)
+        if "features" in what:
+            features(models, options.rounds)
+        if "history" in what:
+            history(models, options.rounds)
         if "overhead" in what:
             overhead(models, options.rounds)
         if "remote" in what:

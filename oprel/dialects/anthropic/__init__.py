@@ -2,5 +2,6 @@
 
 from oprel.dialects.anthropic.errors import ERRORS, AnthropicErrors
 from oprel.dialects.anthropic.routes import router
+from oprel.dialects.anthropic.rules import ENDPOINTS
 
-__all__ = ["ERRORS", "AnthropicErrors", "router"]
+__all__ = ["ENDPOINTS", "ERRORS", "AnthropicErrors", "router"]

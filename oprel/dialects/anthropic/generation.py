@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 
 import msgspec
 
+from oprel.dialects.anthropic import rules
 from oprel.dialects.anthropic.answers import MessageStream, label, message_answer
 from oprel.dialects.anthropic.errors import id_header
 from oprel.dialects.anthropic.requests import Asked, counted_request, effort_warnings, fitted, message_request
@@ -18,6 +19,7 @@ from oprel.dialects.delivery import muted, streamed, unknown_fields, waiting, wh
 from oprel.dialects.exchange import Answer, Head, Waiting
 from oprel.dialects.headers import json_headers, oprel_headers
 from oprel.dialects.keep_alive import keep_alive_s
+from oprel.dialects.rules import fields_of_sampling
 from oprel.dialects.settling import settled
 from oprel.drivers import EventStream
 from oprel.errors import UnsupportedError
@@ -32,6 +34,7 @@ __all__ = ["count_tokens", "messages"]
 
 # Above a model's own parameters: what Anthropic's clients count on.
 _DIALECT = {"temperature": 1.0}
+_FIELDS = fields_of_sampling(rules.MESSAGES)
 _LACKS = {"thinking": "doesn't think: leave 'thinking' out, or send {'type': 'adaptive'}"}
 
 
@@ -63,9 +66,11 @@ async def count_tokens(services: Services, raw: bytes, client: str) -> Answer:
     body = found.body
     asked = counted_request(body)
     keep_alive = keep_alive_s(body.keep_alive)
-    async with services.scheduler.lease(body.model, need="chat", keep_alive=keep_alive, client=client) as lease:
-        request = _prepared(asked, lease, services, model=body.model)
-        _check_countable(request, lease, model=body.model)
+    async with services.scheduler.lease(
+        asked.loading.name, need="chat", load=asked.loading.load, keep_alive=keep_alive, client=client
+    ) as lease:
+        request = _prepared(asked, lease, services)
+        _check_countable(request, lease, model=asked.loading.name)
         tokens = await lease.engine.tokenize(await lease.engine.render(request), add_special=True)
         content = msgspec.json.encode(CountAnswer(len(tokens)))
         warnings = (*unknown_fields((*found.unknown, *asked.unknown)), *asked.warnings)
@@ -78,10 +83,12 @@ async def _generating(
     services: Services, asked: Asked, *, body: MessagesBody, client: str
 ) -> AsyncGenerator[tuple[Lease, EventStream], None]:
     def source() -> AbstractAsyncContextManager[Lease]:
-        return services.scheduler.lease(body.model, need="chat", keep_alive=keep_alive, client=client)
+        return services.scheduler.lease(
+            asked.loading.name, need="chat", load=asked.loading.load, keep_alive=keep_alive, client=client
+        )
 
     def prepare(request: ChatRequest | CompletionRequest, lease: Lease) -> ChatRequest:
-        return _prepared(asked, lease, services, model=body.model)
+        return _prepared(asked, lease, services)
 
     keep_alive = keep_alive_s(body.keep_alive)
     async with Choices(source, (asked.request,), prepare=prepare) as choices:
@@ -92,8 +99,8 @@ async def _generating(
             yield choices.lease, stream
 
 
-def _prepared(asked: Asked, lease: Lease, services: Services, *, model: str) -> ChatRequest:
-    capabilities, driver = lease.engine.capabilities, lease.plan.driver
+def _prepared(asked: Asked, lease: Lease, services: Services) -> ChatRequest:
+    capabilities, driver, model = lease.engine.capabilities, lease.plan.driver, asked.loading.name
     return settled(
         fitted(asked, capabilities, model=model, driver=driver),
         name=model,
@@ -103,6 +110,7 @@ def _prepared(asked: Asked, lease: Lease, services: Services, *, model: str) -> 
         time_limit_s=services.settings.request_time_limit,
         dialect=_DIALECT,
         lacks=_LACKS,
+        fields=_FIELDS,
     )
 
 

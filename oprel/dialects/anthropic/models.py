@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING
 
@@ -14,6 +14,7 @@ from oprel.dialects.anthropic.errors import id_header
 from oprel.dialects.anthropic.wire import ModelEntry, ModelList, ModelServing
 from oprel.dialects.exchange import Answer, Head
 from oprel.dialects.headers import json_headers
+from oprel.dialects.rules import Endpoint, record
 from oprel.errors import InvalidRequestError
 from oprel.schema import Model
 
@@ -40,11 +41,14 @@ async def list_models(services: Services, query: Mapping[str, str]) -> Answer:
     yield content
 
 
-async def retrieve_model(services: Services, name: str) -> Answer:
-    """`id` is the name that was asked for."""
+async def retrieve_model(services: Services, endpoints: Iterable[Endpoint], name: str) -> Answer:
+    """`id` is the name that was asked for. What becomes of each field is told for those of `endpoints` that the model
+    can be asked at."""
     model = await asyncio.to_thread(services.catalog.find, name)
     (prospect,) = await services.scheduler.prospects([model])
-    content = msgspec.json.encode(_entry(model, name, prospect))
+    entry = _entry(model, name, prospect)
+    entry.oprel.parameters = record(endpoints, prospect.capabilities)
+    content = msgspec.json.encode(entry)
     yield Head(200, json_headers(content) + id_header())
     yield content
 

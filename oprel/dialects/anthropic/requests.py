@@ -13,6 +13,7 @@ from oprel.dialects.anthropic.conversation import conversation, is_prefilled
 from oprel.dialects.anthropic.tools import chosen, tools
 from oprel.dialects.anthropic.wire import CountBody, MessagesBody, ThinkingConfig
 from oprel.dialects.bounds import checked_schema, checked_stops, schema_warnings
+from oprel.dialects.loading import Loading, loading
 from oprel.dialects.rules import apply
 from oprel.errors import InvalidRequestError, UnsupportedError
 from oprel.schema import (
@@ -35,10 +36,12 @@ _DISPLAYS = (None, "summarized", "omitted")
 
 
 class Asked(Struct, frozen=True):
-    """`unknown` are the paths of fields that nobody knows; `warnings` say what of its schemas an answer may break.
-    `thinks_if_able`: a model that can think is asked to. `shows_thinking`: its text is told."""
+    """`unknown` are the paths of fields that nobody knows; `warnings` say what of its schemas an answer may break, and
+    which options nobody knows. `thinks_if_able`: a model that can think is asked to. `shows_thinking`: its text is
+    told."""
 
     request: ChatRequest
+    loading: Loading
     unknown: tuple[str, ...]
     warnings: tuple[events.Warning, ...]
     thinks_if_able: Thinking | None
@@ -100,9 +103,10 @@ def _asked(body: CountBody, sampling: Sampling) -> Asked:
     choice = chosen(body.tool_choice, found)
     is_single = body.tool_choice is not None and body.tool_choice.disable_parallel_tool_use
     thinking, if_able = _thinking(body)
+    loaded = loading(body.model, body.num_ctx, body.options)
     request = ChatRequest(
         messages=conversation(body.system, body.messages, reader),
-        sampling=sampling,
+        sampling=loaded.completed(sampling),
         tools=found,
         tool_choice=choice,
         parallel_tool_calls=False if found and is_single else None,
@@ -112,8 +116,9 @@ def _asked(body: CountBody, sampling: Sampling) -> Asked:
     _check_prefill(request)
     return Asked(
         request,
+        loaded,
         unknown=tuple(dict.fromkeys(reader.unknown)),
-        warnings=schema_warnings(request.format, dropped),
+        warnings=(*loaded.warnings, *schema_warnings(request.format, dropped)),
         thinks_if_able=if_able,
         shows_thinking=body.thinking is None or body.thinking.display != "omitted",
     )

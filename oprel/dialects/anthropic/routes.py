@@ -4,6 +4,7 @@ of this dialect and of OpenAI's have one path and two forms, and the server send
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
@@ -13,8 +14,10 @@ from litestar.types import ASGIApp
 from oprel.dialects.anthropic.errors import ERRORS
 from oprel.dialects.anthropic.generation import count_tokens, messages
 from oprel.dialects.anthropic.models import list_models, retrieve_model
+from oprel.dialects.anthropic.rules import ENDPOINTS
 from oprel.dialects.clients import client_key
 from oprel.dialects.exchange import Exchange
+from oprel.dialects.rules import Endpoint
 
 if TYPE_CHECKING:
     from oprel.dialects.services import Services
@@ -24,8 +27,9 @@ __all__ = ["router"]
 _OWN = "/anthropic"
 
 
-def router(services: Services) -> Router:
-    """`/v1/messages` and the counting of tokens, and the same with the models below `/anthropic`."""
+def router(services: Services, endpoints: Sequence[Endpoint] = ENDPOINTS) -> Router:
+    """`/v1/messages` and the counting of tokens, and the same with the models below `/anthropic`. `endpoints` are those
+    that a model's record tells of."""
     exchange = partial(Exchange, send_timeout_s=services.settings.send_timeout)
 
     @post(["/v1/messages", f"{_OWN}/v1/messages"], status_code=200)
@@ -46,7 +50,7 @@ def router(services: Services) -> Router:
     @get(f"{_OWN}/v1/models/{{model_id:path}}")
     async def get_model(request: Request[Any, Any, Any]) -> ASGIApp:
         name = str(request.path_params["model_id"]).removeprefix("/")
-        return exchange(partial(retrieve_model, services, name), ERRORS)
+        return exchange(partial(retrieve_model, services, endpoints, name), ERRORS)
 
     return Router(
         path="/",

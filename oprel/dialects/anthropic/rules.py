@@ -1,4 +1,4 @@
-"""What becomes of each field of a request, and of each type of block and tool: honoured, refused, or ignored.
+"""What becomes of each field of a request, and of each type of block and tool: honoured, emulated, refused, ignored.
 
 What the official package's types name is all here (a test compares), and what is beta there where programs send it.
 A field that is in no table is unknown: accepted, not passed on, and named in `X-Oprel-Warning`. For blocks and tools,
@@ -7,31 +7,40 @@ A field that is in no table is unknown: accepted, not passed on, and named in `X
 
 from __future__ import annotations
 
-from oprel.dialects.rules import Rule
+from oprel.dialects.rules import LOADING, Endpoint, Rule
 
-__all__ = ["BLOCKS", "COUNT", "MESSAGES", "REFUSED_BLOCKS", "TOOLS"]
+__all__ = ["BLOCKS", "COUNT", "ENDPOINTS", "MESSAGES", "REFUSED_BLOCKS", "TOOLS"]
 
 _INT32 = 2**31 - 1
 _ON_SERVER = "nothing runs on this server but the model"
 
 COUNT = (
-    Rule("model", note="a name or an alias"),
+    *LOADING,
+    Rule("model", note="a name or an alias; `@ctx=32k` behind it is the same as `num_ctx`"),
     Rule("messages", note="roles `user`, `assistant` and `system`; turns of one role after another are one turn"),
     Rule("system", note="text or text blocks"),
-    Rule("tools", note="with an `input_schema`; up to 128"),
-    Rule("tool_choice", note="`auto`, `any`, `tool`, `none`; `disable_parallel_tool_use`"),
+    Rule("tools", note="with an `input_schema`; up to 128", needs="tools", lacking="partly"),
+    Rule(
+        "tool_choice",
+        note="`auto`, `any`, `tool`, `none`; `disable_parallel_tool_use`",
+        needs="tools",
+        lacking="partly",
+    ),
     Rule(
         "thinking",
         note="`enabled` needs a model that thinks, `adaptive` uses one that does; `budget_tokens` is ignored: engines "
         "count `max_tokens` alone; `display: omitted` leaves the text out",
+        needs="thinking",
+        lacking="partly",
     ),
     Rule(
         "output_config",
         note="`format` holds the answer to a schema; `effort` is for models that think, and named in a warning for "
         "others",
+        needs="json_schema",
+        lacking="partly",
     ),
-    Rule("output_format", note="the older place of `output_config.format`"),
-    Rule("keep_alive", note="Oprel's own: seconds, or a duration such as `10m`; negative: for ever"),
+    Rule("output_format", note="the older place of `output_config.format`", needs="json_schema"),
     Rule("cache_control", "ignored", note="prompts are cached by their text"),
     Rule("context_management", "ignored", note="nothing is cleared: a prompt that is too long is refused"),
     Rule("mcp_servers", "refused", harmless=([],), note=_ON_SERVER),
@@ -42,12 +51,12 @@ COUNT = (
 
 MESSAGES = (
     *COUNT,
-    Rule("max_tokens", low=0, high=_INT32, note="0: the prompt is read, and nothing is answered"),
+    Rule("max_tokens", low=0, high=_INT32, note="0: the prompt is read, and nothing is answered", needs="max_tokens"),
     Rule("stream"),
-    Rule("stop_sequences", note="up to 16; empty ones are dropped"),
-    Rule("temperature", low=0, high=1, note="default 1, above a model's own parameter"),
-    Rule("top_p", low=0, high=1),
-    Rule("top_k", low=0, high=_INT32),
+    Rule("stop_sequences", note="up to 16; empty ones are dropped", needs="stop"),
+    Rule("temperature", low=0, high=1, note="default 1, above a model's own parameter", needs="temperature"),
+    Rule("top_p", low=0, high=1, needs="top_p"),
+    Rule("top_k", low=0, high=_INT32, needs="top_k"),
     Rule("container", "refused", note=_ON_SERVER),
     Rule("diagnostics", "ignored", note="the cache tells no more than its tokens"),
     Rule("inference_geo", "ignored", note="answers are made on this machine"),
@@ -97,4 +106,10 @@ TOOLS = (
     Rule("defer_loading", "ignored", note="the model sees every tool"),
     Rule("eager_input_streaming", "ignored", note="arguments are streamed as they are made"),
     Rule("input_examples", "ignored", note="templates have no place for them"),
+)
+
+# Where a model can be asked, for its record.
+ENDPOINTS = (
+    Endpoint("/v1/messages", MESSAGES, ("chat",)),
+    Endpoint("/v1/messages/count_tokens", COUNT, ("chat",), needs=("tokenize",)),
 )

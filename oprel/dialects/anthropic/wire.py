@@ -10,6 +10,8 @@ from typing import Any, Literal
 
 from msgspec import UNSET, Struct, UnsetType
 
+from oprel.dialects.rules import Record
+
 __all__ = [
     "Answer",
     "CountAnswer",
@@ -78,6 +80,8 @@ class CountBody(Struct, kw_only=True):
     output_config: OutputConfig | None = None
     output_format: dict[str, Any] | None = None
     keep_alive: float | str | None = None
+    num_ctx: int | None = None
+    options: dict[str, Any] | None = None
     cache_control: dict[str, Any] | None = None
     context_management: dict[str, Any] | None = None
     mcp_servers: list[Any] | None = None
@@ -233,6 +237,7 @@ class ModelServing(Struct, omit_defaults=True):
     driver: str | UnsetType = UNSET
     context_tokens: int | UnsetType = UNSET
     problem: str | UnsetType = UNSET
+    parameters: Record | UnsetType = UNSET
 
 
 class ModelEntry(Struct, kw_only=True):

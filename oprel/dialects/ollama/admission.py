@@ -6,10 +6,13 @@ import asyncio
 from collections.abc import Iterable
 
 import msgspec
+from msgspec import Struct
 
 from oprel.dialects.ollama.errors import Refusal, refusal
 from oprel.dialects.ollama.names import local_name, qualified
 from oprel.dialects.ollama.options import DEFAULTS, Chosen
+from oprel.dialects.ollama.rules import effectless
+from oprel.dialects.rules import Rule
 from oprel.dialects.services import Services
 from oprel.errors import ModelDamagedError
 from oprel.schema import LoadOptions, Model, Sampling, events
@@ -23,10 +26,10 @@ __all__ = [
     "check_prompt_template",
     "check_top_logprobs",
     "find",
-    "ignored",
     "load_options",
     "require",
     "sampling",
+    "told",
 ]
 
 _MAX_LISTED = 8
@@ -111,7 +114,25 @@ def load_options(model: Model, asked: Chosen) -> LoadOptions:
     return msgspec.structs.replace(load, context_tokens=min(load.context_tokens, model.context_tokens))
 
 
-def ignored(options: Iterable[str], fields: Iterable[str]) -> list[events.Warning]:
-    names = [*(f"options.{name}" for name in options), *fields]
+def told(
+    rules: Iterable[Rule], model: Model, asked: Struct, options: Chosen, unknown_fields: Iterable[str]
+) -> list[events.Warning]:
+    """What was sent that nobody knows, or that the endpoint's `rules` have no use for; and a context that is less."""
+    return [*_ignored(rules, asked, options, unknown_fields), *_reduced(model, options)]
+
+
+def _ignored(
+    rules: Iterable[Rule], asked: Struct, options: Chosen, unknown_fields: Iterable[str]
+) -> list[events.Warning]:
+    unknown = (f"options.{name}" for name in options.unknown)
+    names = [*effectless(rules, asked, options.given), *unknown, *unknown_fields]
     shown = ", ".join(names[:_MAX_LISTED]) + (", …" if len(names) > _MAX_LISTED else "")
     return [events.Warning("parameter_ignored", f"without effect here: {shown}")] if names else []
+
+
+def _reduced(model: Model, options: Chosen) -> list[events.Warning]:
+    asked, trained = options.asked_context, model.context_tokens
+    if asked is None or trained is None or asked <= trained:
+        return []
+    text = f"a context of {asked} tokens was asked for, and the model was trained for {trained}"
+    return [events.Warning("context_reduced", text)]

@@ -7,7 +7,7 @@ from functools import partial
 
 from oprel.dialects.bounds import SchemaBudget
 from oprel.dialects.exchange import Answer
-from oprel.dialects.ollama import admission, translation
+from oprel.dialects.ollama import admission, rules, translation
 from oprel.dialects.ollama.conversation import opened, rendered
 from oprel.dialects.ollama.durations import keep_alive
 from oprel.dialects.ollama.errors import OllamaErrors, refusal
@@ -47,7 +47,7 @@ async def _prepared(services: Services, body: bytes, client: str) -> Job:
     options = chosen(asked.options)
     turn.asked = options.sampling
     load = admission.load_options(model, options)
-    turn.warnings += admission.ignored(options.ignored, unknown)
+    turn.warnings += admission.told(rules.CHAT, model, asked, options, unknown)
     if not given:
         return Job(turn, name, "load", load, keep, client)
     admission.check_chat_template(services, model, name=asked.model)

@@ -10,7 +10,7 @@ from operator import mul
 
 from oprel.dialects.exchange import Answer
 from oprel.dialects.headers import oprel_headers
-from oprel.dialects.ollama import admission
+from oprel.dialects.ollama import admission, rules
 from oprel.dialects.ollama.durations import keep_alive
 from oprel.dialects.ollama.errors import OllamaErrors, refusal
 from oprel.dialects.ollama.generation import whole
@@ -52,14 +52,15 @@ async def embed(services: Services, body: bytes, errors: OllamaErrors, *, client
         client=client,
     ) as lease:
         assigned = time.monotonic_ns()
-        headers = oprel_headers(lease, admission.ignored(options.ignored, unknown))
+        warnings = admission.told(rules.EMBED, model, asked, options, unknown)
         opening = b'{"model":' + dumps(asked.model) + b',"embeddings":['
         if not texts:
-            head, answer = whole(opening + b"]}", headers)
+            head, answer = whole(opening + b"]}", oprel_headers(lease, warnings))
             yield head
             yield answer
             return
         inputs = await _within_context(lease.engine, texts, options, truncate=asked.truncate)
+        warnings += _cut_warnings(texts, inputs)
         made = await lease.engine.embed(EngineRequest(inputs, normalize=True))
         written = await _off_loop(made.vectors, asked.dimensions)
         head, answer = whole(
@@ -67,7 +68,7 @@ async def embed(services: Services, body: bytes, errors: OllamaErrors, *, client
             + written
             + b'],"total_duration":%d,"load_duration":%d' % (time.monotonic_ns() - started, max(1, assigned - started))
             + (b',"prompt_eval_count":%d}' % made.prompt_tokens if made.prompt_tokens else b"}"),
-            headers,
+            oprel_headers(lease, warnings),
         )
         yield head
         yield answer
@@ -89,7 +90,7 @@ async def embeddings(services: Services, body: bytes, errors: OllamaErrors, *, c
         client=client,
     ) as lease:
         vector: Vector = ()
-        warnings = admission.ignored(options.ignored, unknown)
+        warnings = admission.told(rules.EMBEDDINGS, model, asked, options, unknown)
         if asked.prompt:
             made = await _raw(lease.engine, asked.prompt, warnings)
             (vector,) = made.vectors
@@ -133,6 +134,12 @@ async def _within_context(
     if not engine.capabilities.tokenize:
         return texts
     return tuple([await _cut(engine, text, limit, truncate=truncate) for text in texts])
+
+
+def _cut_warnings(texts: Sequence[Input], inputs: Sequence[Input]) -> list[events.Warning]:
+    cut = sum(text is not made for text, made in zip(texts, inputs, strict=True))
+    text = f"longer than the context, and cut to it: {cut} of {len(texts)} texts"
+    return [events.Warning("prompt_truncated", text)] if cut else []
 
 
 async def _cut(engine: Engine, text: str, limit: int, *, truncate: bool) -> Input:

@@ -9,7 +9,7 @@ from typing import Literal
 
 from oprel.dialects.bounds import SchemaBudget
 from oprel.dialects.exchange import Answer
-from oprel.dialects.ollama import admission, translation
+from oprel.dialects.ollama import admission, rules, translation
 from oprel.dialects.ollama.conversation import opened
 from oprel.dialects.ollama.durations import keep_alive
 from oprel.dialects.ollama.errors import OllamaErrors, refusal
@@ -62,7 +62,7 @@ async def _prepared(services: Services, body: bytes, client: str) -> Job:
     options = chosen(asked.options)
     turn.asked = options.sampling
     load = admission.load_options(model, options)
-    turn.warnings += admission.ignored(options.ignored, unknown)
+    turn.warnings += admission.told(rules.GENERATE, model, asked, options, unknown)
     if not asked.prompt:
         return Job(turn, name, "load", load, keep, client)
     if asked.template:

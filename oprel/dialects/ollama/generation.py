@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 from typing import Literal
 
 from oprel.dialects.exchange import Answer, Head
-from oprel.dialects.headers import Headers, oprel_headers
+from oprel.dialects.headers import Headers, Told, oprel_headers
 from oprel.dialects.ollama.errors import JSON, OllamaErrors
 from oprel.dialects.ollama.lines import Collected, DebugInfo, Final, Lines, Metrics, Shape
 from oprel.dialects.services import Services
@@ -120,17 +120,21 @@ async def performed(services: Services, errors: OllamaErrors, prepare: Callable[
         errors.is_streaming = turn.stream
         opened = await job.open(lease.engine)
         turn.first_ns = time.monotonic_ns()
-        first_s = (turn.first_ns - turn.assigned_ns) / 1e9
-        headers = oprel_headers(lease, (*turn.warnings, *opened.warnings), first_s=first_s)
-        answer = _streamed(turn, opened, headers) if turn.stream else _collected(turn, opened, headers)
+        turn.warnings += opened.warnings
+        answer = _streamed(turn, opened, lease) if turn.stream else _collected(turn, opened, lease)
         async with aclosing(opened.rest), aclosing(answer):
             async for item in answer:
                 yield item
 
 
-async def _streamed(turn: Turn, opened: Begun, headers: Headers) -> Answer:
+def _headers(turn: Turn, lease: Told) -> Headers:
+    return oprel_headers(lease, turn.warnings, first_s=(turn.first_ns - turn.assigned_ns) / 1e9)
+
+
+async def _streamed(turn: Turn, opened: Begun, lease: Told) -> Answer:
+    """What is lost after the headers have gone out is told by the last line alone."""
     lines = Lines(turn.shape, turn.model, hide_thinking=turn.hide_thinking, keep_text=turn.context_of is not None)
-    yield Head(200, (*_NDJSON, *headers))
+    yield Head(200, (*_NDJSON, *_headers(turn, lease)))
     written = lines.encode(opened.first)
     if lines.finish is None:
         if written:
@@ -150,12 +154,16 @@ async def _streamed(turn: Turn, opened: Begun, headers: Headers) -> Answer:
             written = b""
         context = await turn.context_of("".join(lines.text))
     final = Final(
-        model=turn.model, done_reason=_DONE_REASONS[finish.reasons[0]], context=context, metrics=_metrics(turn, finish)
+        model=turn.model,
+        done_reason=_DONE_REASONS[finish.reasons[0]],
+        context=context,
+        metrics=_metrics(turn, finish),
+        warnings=(*lease.warnings, *turn.warnings, *lines.warnings),
     )
     yield written + final.encode(turn.shape) + b"\n"
 
 
-async def _collected(turn: Turn, opened: Begun, headers: Headers) -> Answer:
+async def _collected(turn: Turn, opened: Begun, lease: Told) -> Answer:
     collected = Collected(hide_thinking=turn.hide_thinking)
     collected.add(opened.first)
     if collected.finish is None:
@@ -164,6 +172,7 @@ async def _collected(turn: Turn, opened: Begun, headers: Headers) -> Answer:
             if collected.finish is not None:
                 break
     finish = _ended(collected.finish)
+    turn.warnings += collected.warnings
     calls, broken = collected.calls.finished()
     text = "".join(collected.text) + broken
     final = Final(
@@ -175,8 +184,9 @@ async def _collected(turn: Turn, opened: Begun, headers: Headers) -> Answer:
         metrics=_metrics(turn, finish),
         tool_calls=calls,
         logprobs=collected.logprobs,
+        warnings=(*lease.warnings, *turn.warnings),
     )
-    head, body = whole(final.encode(turn.shape), headers)
+    head, body = whole(final.encode(turn.shape), _headers(turn, lease))
     yield head
     yield body
 

@@ -16,7 +16,7 @@ from msgspec import Struct
 
 from oprel.dialects.ollama.durations import created_at
 from oprel.dialects.ollama.gojson import dumps, escaped
-from oprel.schema import Event, Finish, Text, TokenLogprob, ToolCallDelta, events
+from oprel.schema import Event, Finish, Text, TokenLogprob, ToolCallDelta, TopLogprob, events
 
 __all__ = ["CHAT", "GENERATE", "Collected", "DebugInfo", "Final", "Lines", "Metrics", "Shape", "ToolCallOut"]
 
@@ -68,7 +68,7 @@ class LogprobOut(Struct, frozen=True, omit_defaults=True):
     token: str
     logprob: float
     bytes: Sequence[int] = ()
-    top_logprobs: Sequence[LogprobOut] = ()
+    top_logprobs: Sequence[LogprobOut | TopLogprob] = ()
 
 
 class Metrics(Struct, frozen=True, kw_only=True):
@@ -103,6 +103,7 @@ class Final(Struct, frozen=True, kw_only=True):
     tool_calls: Sequence[ToolCallOut] = ()
     debug: DebugInfo | None = None
     logprobs: Sequence[LogprobOut] = ()
+    warnings: Sequence[events.Warning] = ()
 
     def encode(self, shape: Shape) -> bytes:
         return dumps(self._generate() if shape.name == "generate" else self._chat())
@@ -119,6 +120,7 @@ class Final(Struct, frozen=True, kw_only=True):
             tool_calls=tuple(self.tool_calls),
             debug_info=self.debug,
             logprobs=tuple(self.logprobs),
+            oprel=_told(self.warnings),
             **msgspec.structs.asdict(self.metrics),
         )
 
@@ -131,8 +133,20 @@ class Final(Struct, frozen=True, kw_only=True):
             done_reason=self.done_reason,
             debug_info=self.debug,
             logprobs=tuple(self.logprobs),
+            oprel=_told(self.warnings),
             **msgspec.structs.asdict(self.metrics),
         )
+
+
+class Told(Struct, frozen=True):
+    """What Oprel tells beside Ollama's fields, where there is anything: what the request lost."""
+
+    warnings: Sequence[str]
+
+
+def _told(warnings: Sequence[events.Warning]) -> Told | None:
+    unique = dict.fromkeys(f"{warning.code}; {warning.text}" for warning in warnings)
+    return Told(tuple(unique)) if unique else None
 
 
 class GenerateOut(Struct, frozen=True, kw_only=True, omit_defaults=True):
@@ -152,6 +166,7 @@ class GenerateOut(Struct, frozen=True, kw_only=True, omit_defaults=True):
     tool_calls: Sequence[ToolCallOut] = ()
     debug_info: DebugInfo | None = msgspec.field(default=None, name="_debug_info")
     logprobs: Sequence[LogprobOut] = ()
+    oprel: Told | None = None
 
 
 class MessageOut(Struct, frozen=True, omit_defaults=True):
@@ -175,6 +190,7 @@ class ChatOut(Struct, frozen=True, kw_only=True, omit_defaults=True):
     prompt_eval_duration: int = 0
     eval_count: int = 0
     eval_duration: int = 0
+    oprel: Told | None = None
 
 
 class _Call:
@@ -235,6 +251,7 @@ class Lines:
         self.calls = ToolCalls()
         self.text: list[str] = []
         self._hide_thinking = hide_thinking
+        self.warnings: list[events.Warning] = []
         self._keep_text = keep_text
         self._open = b'{"model":' + dumps(model) + b',"created_at":"'
         self._text_open = shape.text_open
@@ -266,6 +283,8 @@ class Lines:
             elif kind is Finish:
                 self.finish = event  # type: ignore[assignment]
                 break
+            elif kind is events.Warning:
+                self.warnings.append(event)  # type: ignore[arg-type]
         return escaped(b"".join(lines))
 
     def tool_calls(self) -> bytes:
@@ -293,6 +312,7 @@ class Collected:
         self.text: list[str] = []
         self.thinking: list[str] = []
         self.logprobs: list[LogprobOut] = []
+        self.warnings: list[events.Warning] = []
         self._hide_thinking = hide_thinking
 
     def add(self, batch: Iterable[Event]) -> None:
@@ -303,6 +323,8 @@ class Collected:
                     self.logprobs += logprobs_out(event.logprobs or ())
                 case events.Thinking() if not self._hide_thinking:
                     self.thinking.append(event.text)
+                case events.Warning():
+                    self.warnings.append(event)
                 case ToolCallDelta():
                     self.calls.add(event)
                 case Finish():
@@ -316,7 +338,15 @@ def logprobs_out(given: Iterable[TokenLogprob]) -> list[LogprobOut]:
             token.token,
             min(0.0, token.logprob),
             token.bytes,
-            tuple(LogprobOut(top.token, min(0.0, top.logprob), top.bytes) for top in token.top),
+            _tops_out(token.top),
         )
         for token in given
     ]
+
+
+def _tops_out(tops: tuple[TopLogprob, ...]) -> Sequence[LogprobOut | TopLogprob]:
+    """Ours are written as Ollama writes them, where none is above 0 or without bytes: nothing is copied then."""
+    for top in tops:
+        if top.logprob > 0.0 or not top.bytes:
+            return tuple(LogprobOut(top.token, min(0.0, top.logprob), top.bytes) for top in tops)
+    return tops

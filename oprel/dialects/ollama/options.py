@@ -22,7 +22,7 @@ Kind = Literal["integer", "float32", "boolean", "array"]
 class Option(Struct, frozen=True):
     """`goes_to` is a field of `Sampling` (`in_load` False) or of `LoadOptions`; None: known and without effect.
     A value below `least` means "not given" for options whose documents say so, else it becomes `least`; one above
-    `most` becomes `most`."""
+    `most` becomes `most`. `note` says, for one who reads the documentation, what there is to know."""
 
     kind: Kind
     goes_to: str | None = None
@@ -30,16 +30,39 @@ class Option(Struct, frozen=True):
     least: int | None = None
     most: int = _LARGEST
     below_is_unset: bool = False
+    note: str = ""
 
+
+_PLANNED = "not given: planned"
 
 OPTIONS: Mapping[str, Option] = {
-    "num_ctx": Option("integer", "context_tokens", in_load=True, least=4),
-    "num_batch": Option("integer", "batch_tokens", in_load=True, least=1, below_is_unset=True),
-    "num_gpu": Option("integer", "gpu_layers", in_load=True, least=0, below_is_unset=True),
-    "main_gpu": Option("integer", "main_gpu", in_load=True, least=0, below_is_unset=True),
-    "use_mmap": Option("boolean", "mmap", in_load=True),
-    "num_thread": Option("integer", "threads", in_load=True, least=1, below_is_unset=True),
-    "num_predict": Option("integer", "max_tokens", least=0, below_is_unset=True),
+    "num_ctx": Option(
+        "integer",
+        "context_tokens",
+        in_load=True,
+        least=4,
+        note="tokens of context for a request, cut to what the model was trained for; less than is loaded reloads "
+        "nothing; not given: planned from memory",
+    ),
+    "num_batch": Option("integer", "batch_tokens", in_load=True, least=1, below_is_unset=True, note=_PLANNED),
+    "num_gpu": Option(
+        "integer",
+        "gpu_layers",
+        in_load=True,
+        least=0,
+        below_is_unset=True,
+        note="layers on the GPU; 0: none",
+    ),
+    "main_gpu": Option("integer", "main_gpu", in_load=True, least=0, below_is_unset=True, note=_PLANNED),
+    "use_mmap": Option("boolean", "mmap", in_load=True, note=_PLANNED),
+    "num_thread": Option("integer", "threads", in_load=True, least=1, below_is_unset=True, note=_PLANNED),
+    "num_predict": Option(
+        "integer",
+        "max_tokens",
+        least=0,
+        below_is_unset=True,
+        note="not given: what is left of the context, and a limit of time",
+    ),
     "temperature": Option("float32", "temperature"),
     "top_k": Option("integer", "top_k"),
     "top_p": Option("float32", "top_p"),
@@ -47,14 +70,15 @@ OPTIONS: Mapping[str, Option] = {
     "typical_p": Option("float32", "typical_p"),
     "repeat_penalty": Option("float32", "repeat_penalty"),
     # Engines reserve memory for so many tokens.
-    "repeat_last_n": Option("integer", "repeat_last_n", most=65_536),
+    "repeat_last_n": Option("integer", "repeat_last_n", most=65_536, note="at most 65,536"),
     "presence_penalty": Option("float32", "presence_penalty"),
     "frequency_penalty": Option("float32", "frequency_penalty"),
-    "seed": Option("integer", "seed", least=0, most=2**63 - 1, below_is_unset=True),
-    "stop": Option("array", "stop"),
-    # Only for drafts and for shifting the context, which no engine here does.
-    "draft_num_predict": Option("integer"),
-    "num_keep": Option("integer"),
+    "seed": Option(
+        "integer", "seed", least=0, most=2**63 - 1, below_is_unset=True, note="not given: another one each time"
+    ),
+    "stop": Option("array", "stop", note="an array, or a single string; up to 16"),
+    "draft_num_predict": Option("integer", note="no engine here drafts"),
+    "num_keep": Option("integer", note="no engine here shifts its context"),
 }
 
 # Old names that clients still send, of any type: ignored without a word, as Ollama does.
@@ -79,37 +103,40 @@ DEFAULTS: Mapping[str, Any] = {
 
 
 class Chosen(Struct, frozen=True):
-    """`asked_context` is `num_ctx` as the client wrote it; `ignored` are names without effect, in order."""
+    """`asked_context` is `num_ctx` as the client wrote it; `given` are the known names that have a value,
+    `unknown` those that nobody knows, in order."""
 
     sampling: Sampling
     load: LoadOptions
     asked_context: int | None = None
-    ignored: tuple[str, ...] = ()
+    given: tuple[str, ...] = ()
+    unknown: tuple[str, ...] = ()
 
 
 def chosen(options: Mapping[str, object]) -> Chosen:
     """What a request's options come to, before any default."""
     sampling: dict[str, Any] = {}
     load: dict[str, Any] = {}
-    ignored: list[str] = []
+    given: list[str] = []
+    unknown: list[str] = []
     asked_context: int | None = None
     for name, value in options.items():
         option = OPTIONS.get(name)
         if option is None:
-            ignored += [] if name in LEGACY else [name]
+            unknown += [] if name in LEGACY else [name]
             continue
         if value is None:
             continue
         read = _typed(name, option, value)
+        given.append(name)
         if option.goes_to is None:
-            ignored.append(name)
             continue
         if name == "num_ctx":
             asked_context = read
         limited = _limited(option, read)
         if limited is not None:
             (load if option.in_load else sampling)[option.goes_to] = limited
-    return Chosen(Sampling(**sampling), LoadOptions(**load), asked_context, tuple(ignored))
+    return Chosen(Sampling(**sampling), LoadOptions(**load), asked_context, tuple(given), tuple(unknown))
 
 
 def _typed(name: str, option: Option, value: object) -> Any:

@@ -55,7 +55,7 @@ class GenerateRequest(Struct, frozen=True):
     keep_alive: Any = None
     think: Any = None
     truncate: bool = True
-    shift: bool = True
+    shift: bool | None = None
     logprobs: bool = False
     top_logprobs: int = 0
     debug_render_only: bool = field(name="_debug_render_only", default=False)
@@ -103,7 +103,7 @@ class ChatRequest(Struct, frozen=True):
     options: dict[str, Any] = field(default_factory=dict)
     think: Any = None
     truncate: bool = True
-    shift: bool = True
+    shift: bool | None = None
     logprobs: bool = False
     top_logprobs: int = 0
     debug_render_only: bool = field(name="_debug_render_only", default=False)
@@ -263,7 +263,13 @@ def _zero(kind: Any) -> object:
 
 _EXPECTED = re.compile(r"^(?:Expected `[^`]*`, got `(?P<got>[^`]*)`|.*?)(?: - at `\$(?P<path>[^`]*)`)?$", re.DOTALL)
 _GO_VALUES = {"str": "string", "int": "number", "float": "number", "bool": "bool", "array": "array", "object": "object"}
-_GO_TYPES: Mapping[Any, str] = {str: "string", bool: "bool", int: "int", float: "float64"}
+_GO_TYPES: Mapping[Any, str] = {
+    str: "string",
+    bool: "bool",
+    bool | None: "bool",
+    int: "int",
+    float: "float64",
+}
 # Decoded by a method of its own in Ollama, so that an error inside is told under the struct around it.
 _SELF_DECODING = (Message,)
 

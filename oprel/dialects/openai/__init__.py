@@ -2,5 +2,6 @@
 
 from oprel.dialects.openai.errors import OpenAIErrors
 from oprel.dialects.openai.routes import router
+from oprel.dialects.openai.rules import ENDPOINTS
 
-__all__ = ["OpenAIErrors", "router"]
+__all__ = ["ENDPOINTS", "OpenAIErrors", "router"]

@@ -29,7 +29,6 @@ from oprel.dialects.openai.wire import (
     PromptDetails,
     ToolCallAnswer,
     ToolCallPiece,
-    TopEntry,
     UsageBody,
 )
 from oprel.schema import Event, Finish, Plan, Text, TokenLogprob, ToolCallDelta, Usage
@@ -171,7 +170,7 @@ def logprob_entries(logprobs: Iterable[TokenLogprob]) -> list[LogprobEntry]:
             token=entry.token,
             logprob=entry.logprob,
             bytes=entry.bytes,
-            top_logprobs=[TopEntry(top.token, top.logprob, top.bytes) for top in entry.top],
+            top_logprobs=entry.top,
         )
         for entry in logprobs
     ]

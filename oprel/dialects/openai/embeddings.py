@@ -14,7 +14,7 @@ from oprel.dialects.body import read
 from oprel.dialects.delivery import unknown_fields
 from oprel.dialects.exchange import Answer, Head
 from oprel.dialects.headers import json_headers, oprel_headers
-from oprel.dialects.openai.loading import loading
+from oprel.dialects.loading import loading
 from oprel.dialects.openai.requests import embed_request, keep_alive_s
 from oprel.dialects.openai.wire import EmbeddingAnswer, EmbeddingBody, EmbeddingItem, EmbeddingUsage
 from oprel.errors import InvalidRequestError

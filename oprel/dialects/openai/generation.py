@@ -10,8 +10,8 @@ from typing import TYPE_CHECKING
 from oprel.dialects.body import read
 from oprel.dialects.delivery import muted, streamed, unknown_fields, waiting, whole, with_reasoning_counted
 from oprel.dialects.exchange import Answer
+from oprel.dialects.loading import Loading
 from oprel.dialects.openai.answers import ChatStream, CompletionStream, chat_answer, completion_answer, label
-from oprel.dialects.openai.loading import Loading
 from oprel.dialects.openai.requests import (
     Prompts,
     chat_request,

@@ -3,31 +3,22 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator
 from typing import TYPE_CHECKING
 
 import msgspec
 
 from oprel.dialects.exchange import Answer, Head
 from oprel.dialects.headers import json_headers
-from oprel.dialects.openai import rules
 from oprel.dialects.openai.wire import ModelEntry, ModelList, ModelServing
-from oprel.dialects.rules import Treatment, treatments
-from oprel.schema import Capabilities, Model
+from oprel.dialects.rules import Endpoint, record
+from oprel.schema import Model
 
 if TYPE_CHECKING:
     from oprel.dialects.services import Services
     from oprel.drivers.prospects import Prospect
 
-__all__ = ["list_models", "parameters_of", "retrieve_model"]
-
-_ENDPOINTS: Mapping[str, tuple[str, tuple[rules.Rule, ...]]] = {
-    "/v1/chat/completions": ("chat", rules.CHAT),
-    "/v1/responses": ("chat", rules.RESPONSES),
-    "/v1/completions": ("complete", rules.COMPLETIONS),
-    "/v1/embeddings": ("embed", rules.EMBEDDINGS),
-    "/v1/rerank": ("rerank", rules.RERANK),
-}
+__all__ = ["list_models", "retrieve_model"]
 
 
 async def list_models(services: Services) -> Answer:
@@ -41,25 +32,16 @@ async def list_models(services: Services) -> Answer:
     yield content
 
 
-async def retrieve_model(services: Services, name: str) -> Answer:
-    """`id` is the name that was asked for."""
+async def retrieve_model(services: Services, endpoints: Iterable[Endpoint], name: str) -> Answer:
+    """`id` is the name that was asked for. What becomes of each field is told for those of `endpoints` that the model
+    can be asked at."""
     model = await asyncio.to_thread(services.catalog.find, name)
     (prospect,) = await services.scheduler.prospects([model])
     entry = _entry(model, name, prospect)
-    entry.oprel.parameters = parameters_of(prospect.capabilities)
+    entry.oprel.parameters = record(endpoints, prospect.capabilities)
     content = msgspec.json.encode(entry)
     yield Head(200, json_headers(content))
     yield content
-
-
-def parameters_of(capabilities: Capabilities) -> dict[str, dict[str, Treatment]]:
-    """By endpoint that the model can be asked at: what becomes of each field. The tables are those of the
-    documentation, and of the check at the edge."""
-    return {
-        endpoint: treatments(table, capabilities)
-        for endpoint, (capability, table) in _ENDPOINTS.items()
-        if getattr(capabilities, capability)
-    }
 
 
 def _names(model: Model) -> Iterator[str]:

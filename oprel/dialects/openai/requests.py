@@ -10,8 +10,8 @@ from msgspec import Struct
 
 from oprel.dialects.bounds import SchemaBudget, checked_schema, checked_stops, schema_warnings
 from oprel.dialects.keep_alive import keep_alive_s
+from oprel.dialects.loading import Loading, loading
 from oprel.dialects.openai import rules
-from oprel.dialects.openai.loading import Loading, loading
 from oprel.dialects.openai.messages import conversation
 from oprel.dialects.openai.wire import (
     ChatBody,

@@ -10,8 +10,8 @@ from oprel.dialects.body import read
 from oprel.dialects.delivery import unknown_fields
 from oprel.dialects.exchange import Answer, Head
 from oprel.dialects.headers import json_headers, oprel_headers
+from oprel.dialects.loading import loading
 from oprel.dialects.openai import rules
-from oprel.dialects.openai.loading import loading
 from oprel.dialects.openai.requests import keep_alive_s
 from oprel.dialects.openai.wire import EmbeddingUsage, RankedDocument, RerankAnswer, RerankBody, RerankDocument
 from oprel.errors import InvalidRequestError

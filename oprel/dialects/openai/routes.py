@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
@@ -16,7 +17,9 @@ from oprel.dialects.openai.generation import chat_completions, completions
 from oprel.dialects.openai.models import list_models, retrieve_model
 from oprel.dialects.openai.rerank import rerank
 from oprel.dialects.openai.responses import response_handlers
+from oprel.dialects.openai.rules import ENDPOINTS
 from oprel.dialects.openai.tokens import detokenize, tokenize
+from oprel.dialects.rules import Endpoint
 
 if TYPE_CHECKING:
     from oprel.dialects.services import Services
@@ -24,9 +27,9 @@ if TYPE_CHECKING:
 __all__ = ["router"]
 
 
-def router(services: Services) -> Router:
+def router(services: Services, endpoints: Sequence[Endpoint] = ENDPOINTS) -> Router:
     """`/v1`: chat completions, completions, embeddings, models, responses, reranking; and what such servers have beside
-    it: `/rerank`, `/tokenize`, `/detokenize`."""
+    it: `/rerank`, `/tokenize`, `/detokenize`. `endpoints` are those that a model's record tells of."""
     exchange = partial(Exchange, send_timeout_s=services.settings.send_timeout)
     completion_errors, embedding_errors = OpenAIErrors("prompt"), OpenAIErrors("input")
 
@@ -52,7 +55,7 @@ def router(services: Services) -> Router:
     @get("/models/{model_id:path}")
     async def get_model(request: Request[Any, Any, Any]) -> ASGIApp:
         name = str(request.path_params["model_id"]).removeprefix("/")
-        return exchange(partial(retrieve_model, services, name), ERRORS)
+        return exchange(partial(retrieve_model, services, endpoints, name), ERRORS)
 
     @post(["/rerank", "/v1/rerank"], status_code=200)
     async def create_ranking(request: Request[Any, Any, Any]) -> ASGIApp:

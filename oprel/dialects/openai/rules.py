@@ -1,4 +1,4 @@
-"""What becomes of each field of a request, as data: honoured, refused by name, or accepted and ignored.
+"""What becomes of each field of a request, as data: honoured, emulated, refused by name, or accepted and ignored.
 
 The published document's fields are all here (a test compares), and Oprel's own. A field that is in no table is
 unknown: accepted, not passed on, and named in `X-Oprel-Warning`.
@@ -6,19 +6,25 @@ unknown: accepted, not passed on, and named in `X-Oprel-Warning`.
 
 from __future__ import annotations
 
-from oprel.dialects.rules import Rule, apply
+from oprel.dialects.rules import LOADING, Endpoint, Rule, apply
 
-__all__ = ["CHAT", "COMPLETIONS", "EMBEDDINGS", "ITEMS", "MESSAGES", "RERANK", "RESPONSES", "TOKENS", "Rule", "apply"]
+__all__ = [
+    "CHAT",
+    "COMPLETIONS",
+    "EMBEDDINGS",
+    "ENDPOINTS",
+    "ITEMS",
+    "MESSAGES",
+    "RERANK",
+    "RESPONSES",
+    "TOKENS",
+    "Rule",
+    "apply",
+]
 
 
 _INT32 = 2**31 - 1
 _INT64 = 2**63 - 1
-
-_LOADING = (
-    Rule("keep_alive", note="Oprel's own: seconds, or a duration such as `10m`; negative: for ever, as far as may be"),
-    Rule("num_ctx", low=4, high=_INT32, note="Oprel's own: the context to load the model with, in tokens"),
-    Rule("options", note="Oprel's own: Ollama's options, for what the request doesn't say itself"),
-)
 
 _TEMPERATURE = (
     Rule("temperature", low=0, high=2, note="default 1, above a model's own parameter", needs="temperature"),
@@ -32,7 +38,7 @@ _PROMPT_CACHE = (
 )
 
 _GENERATION = (
-    *_LOADING,
+    *LOADING,
     Rule("model", note="a name or an alias; `@ctx=32k` behind it is the same as `num_ctx`"),
     Rule("stream"),
     Rule("stream_options", note="`include_usage`; `include_obfuscation` is ignored: nothing is padded"),
@@ -49,7 +55,7 @@ _GENERATION = (
     Rule("seed", low=-_INT64 - 1, high=_INT64, needs="seed"),
     Rule("stop", note="a string or up to 16; empty ones are dropped", needs="stop"),
     Rule("logit_bias", note="token ids as strings, -100 to 100, up to 1,024", needs="logit_bias"),
-    Rule("n", low=1, high=128, note="each choice takes a slot of its own"),
+    Rule("n", "emulated", low=1, high=128, note="each choice takes a slot of its own"),
     Rule("user", "ignored", note="nobody is told"),
     Rule("top_k", low=-1, high=_INT32, note="Oprel's own; 0 or -1: no limit", needs="top_k"),
     Rule("min_p", low=0, high=1, note="Oprel's own", needs="min_p"),
@@ -63,9 +69,14 @@ CHAT = (
     Rule("max_completion_tokens", low=0, high=_INT32, note="the same as `max_tokens`; not both", needs="max_tokens"),
     Rule("logprobs", needs="logprobs"),
     Rule("top_logprobs", low=0, high=20, note="with `logprobs: true`", needs="logprobs"),
-    Rule("tools", note="functions; up to 128", needs="tools"),
-    Rule("tool_choice", note="`none`, `auto`, `required`, a function, or a set of allowed functions", needs="tools"),
-    Rule("parallel_tool_calls", needs="tools"),
+    Rule("tools", note="functions; up to 128", needs="tools", lacking="partly"),
+    Rule(
+        "tool_choice",
+        note="`none`, `auto`, `required`, a function, or a set of allowed functions",
+        needs="tools",
+        lacking="partly",
+    ),
+    Rule("parallel_tool_calls", needs="tools", lacking="partly"),
     Rule("reasoning_effort", note="`none` turns thinking off; a level needs a model that thinks", needs="thinking"),
     Rule("functions", "refused", harmless=([],), note="use `tools`"),
     Rule("function_call", "refused", harmless=("none",), note="use `tool_choice`"),
@@ -87,7 +98,7 @@ COMPLETIONS = (
     Rule("prompt", note="text, token ids, or a list of either"),
     Rule("logprobs", low=0, high=20, needs="logprobs"),
     Rule("best_of", low=0, high=20, note="more than `n` is refused: choices are not ranked"),
-    Rule("echo", note="not together with `logprobs`"),
+    Rule("echo", "emulated", note="not together with `logprobs`"),
     Rule("suffix", note="needs a model that can fill in", needs="infill"),
 )
 
@@ -95,18 +106,18 @@ EMBEDDINGS = (
     Rule("model", note="a name or an alias; `@ctx=32k` behind it is the same as `num_ctx`"),
     Rule("input", note="text, token ids, or a list of up to 2,048 of either"),
     Rule("encoding_format", note="`float` or `base64`"),
-    Rule("dimensions", low=1, high=65536, note="cut to the first so many, and to unit length again"),
+    Rule("dimensions", "emulated", low=1, high=65536, note="cut to the first so many, and to unit length again"),
     Rule("user", "ignored", note="nobody is told"),
-    *_LOADING,
+    *LOADING,
 )
 
 RERANK = (
     Rule("model", note="a reranker; `@ctx=32k` behind its name is the same as `num_ctx`"),
     Rule("query"),
     Rule("documents", note="up to 2,048 texts, or objects with a `text`"),
-    Rule("top_n", low=1, high=_INT32, note="only so many, the best; absent: all"),
-    Rule("return_documents", note="the documents come back with their scores"),
-    *_LOADING,
+    Rule("top_n", "emulated", low=1, high=_INT32, note="only so many, the best; absent: all"),
+    Rule("return_documents", "emulated", note="the documents come back with their scores"),
+    *LOADING,
     Rule("user", "ignored", note="nobody is told"),
     Rule("max_tokens_per_doc", "ignored", note="a document that is too long is an error"),
     Rule("priority", "ignored", note="requests are served in turn"),
@@ -114,7 +125,7 @@ RERANK = (
 
 # `/tokenize` and `/detokenize`.
 TOKENS = (
-    Rule("model", note="needed: several models may be loaded"),
+    Rule("model", note="needed: several models may be loaded; `@ctx=32k` behind its name is its context"),
     Rule("content", note="the text"),
     Rule("prompt", note="the same as `content`"),
     Rule("messages", note="instead of a text: a conversation, in the form that the model reads it"),
@@ -126,12 +137,14 @@ TOKENS = (
 )
 
 RESPONSES = (
-    *_LOADING,
+    *LOADING,
     Rule("model", note="a name or an alias; `@ctx=32k` behind it is the same as `num_ctx`"),
     Rule("input", note="text, or items; not needed beside `previous_response_id` or `instructions`"),
     Rule("instructions", note="the system message of this response alone"),
-    Rule("previous_response_id", note="a response that was stored: its conversation comes first"),
-    Rule("store", note="default true: kept on this machine until it is deleted, too old, or one of too many"),
+    Rule("previous_response_id", "emulated", note="a response that was stored: its conversation comes first"),
+    Rule(
+        "store", "emulated", note="default true: kept on this machine until it is deleted, too old, or one of too many"
+    ),
     Rule("stream"),
     Rule("stream_options", "ignored", note="nothing is padded"),
     Rule(
@@ -150,12 +163,27 @@ RESPONSES = (
         needs="logprobs",
     ),
     Rule("include", note="`message.output_text.logprobs`, `reasoning.encrypted_content`; the others never apply"),
-    Rule("tools", note="functions; up to 128; OpenAI's own tools are refused by name", needs="tools"),
-    Rule("tool_choice", note="`none`, `auto`, `required`, a function, or a set of allowed functions", needs="tools"),
-    Rule("parallel_tool_calls", needs="tools"),
-    Rule("text", note="`format`: `text`, `json_object`, `json_schema`; `verbosity` is refused but for `medium`"),
-    Rule("reasoning", note="`effort` as in chat; with `summary` the thinking is told as its own summary, whole"),
-    Rule("truncation", note="`auto`: the oldest turns leave first; `disabled`, the default: 400"),
+    Rule("tools", note="functions; up to 128; OpenAI's own tools are refused by name", needs="tools", lacking="partly"),
+    Rule(
+        "tool_choice",
+        note="`none`, `auto`, `required`, a function, or a set of allowed functions",
+        needs="tools",
+        lacking="partly",
+    ),
+    Rule("parallel_tool_calls", needs="tools", lacking="partly"),
+    Rule(
+        "text",
+        note="`format`: `text`, `json_object`, `json_schema`; `verbosity` is refused but for `medium`",
+        needs="json_schema",
+        lacking="partly",
+    ),
+    Rule(
+        "reasoning",
+        note="`effort` as in chat; with `summary` the thinking is told as its own summary, whole",
+        needs="thinking",
+        lacking="partly",
+    ),
+    Rule("truncation", "emulated", note="`auto`: the oldest turns leave first; `disabled`, the default: 400"),
     Rule("metadata", note="up to 16 texts; comes back with the response"),
     Rule("background", "refused", harmless=(False,), note="answers are made while the client waits"),
     Rule("conversation", "refused", note="use `previous_response_id`"),
@@ -197,4 +225,15 @@ MESSAGES = (
     Rule("annotations", "ignored", note="they come back with earlier answers"),
     Rule("detail", "ignored", note="images are read as the model reads them"),
     Rule("prompt_cache_breakpoint", "ignored", note="prompts are cached by their text"),
+)
+
+# Where a model can be asked, for its record.
+ENDPOINTS = (
+    Endpoint("/v1/chat/completions", CHAT, ("chat",)),
+    Endpoint("/v1/responses", RESPONSES, ("chat",)),
+    Endpoint("/v1/completions", COMPLETIONS, ("complete",)),
+    Endpoint("/v1/embeddings", EMBEDDINGS, ("embed",)),
+    Endpoint("/v1/rerank", RERANK, ("rerank",)),
+    Endpoint("/tokenize", TOKENS, ("tokenize",)),
+    Endpoint("/detokenize", TOKENS, ("tokenize",)),
 )

@@ -11,6 +11,7 @@ from oprel.dialects.body import read
 from oprel.dialects.delivery import unknown_fields
 from oprel.dialects.exchange import Answer, Head
 from oprel.dialects.headers import json_headers, oprel_headers
+from oprel.dialects.loading import loading
 from oprel.dialects.openai import rules
 from oprel.dialects.openai.messages import conversation
 from oprel.dialects.openai.requests import keep_alive_s
@@ -64,7 +65,9 @@ async def detokenize(services: Services, raw: bytes, client: str) -> Answer:
 
 
 def _lease(services: Services, body: TokensBody, client: str, *, need: str) -> AbstractAsyncContextManager[Lease]:
-    return services.scheduler.lease(body.model, need=need, keep_alive=keep_alive_s(body.keep_alive), client=client)
+    loaded = loading(body.model, None, None)
+    keep_alive = keep_alive_s(body.keep_alive)
+    return services.scheduler.lease(loaded.name, need=need, load=loaded.load, keep_alive=keep_alive, client=client)
 
 
 def _check(lease: Lease, name: str) -> None:

@@ -10,7 +10,8 @@ from typing import Any
 
 from msgspec import UNSET, Struct, UnsetType
 
-from oprel.dialects.rules import Treatment
+from oprel.dialects.rules import Record
+from oprel.schema import TopLogprob
 
 __all__ = [
     "AnswerMessage",
@@ -59,7 +60,6 @@ __all__ = [
     "ToolCallBody",
     "ToolCallPiece",
     "ToolChoiceBody",
-    "TopEntry",
     "UsageBody",
 ]
 
@@ -322,17 +322,11 @@ class UsageBody(Struct):
     completion_tokens_details: CompletionDetails
 
 
-class TopEntry(Struct):
-    token: str
-    logprob: float
-    bytes: tuple[int, ...]
-
-
 class LogprobEntry(Struct):
     token: str
     logprob: float
     bytes: tuple[int, ...]
-    top_logprobs: list[TopEntry]
+    top_logprobs: tuple[TopLogprob, ...]
 
 
 class ChoiceLogprobs(Struct):
@@ -465,7 +459,7 @@ class ModelServing(Struct, omit_defaults=True):
     driver: str | None = None
     context_tokens: int | None = None
     problem: str | None = None
-    parameters: dict[str, dict[str, Treatment]] | None = None
+    parameters: Record | None = None
 
 
 class ModelEntry(Struct):

@@ -7,6 +7,7 @@ event by event, with the same result however the bytes were cut.
 
 from __future__ import annotations
 
+import math
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from typing import Any, Generic, TypeVar
@@ -57,7 +58,9 @@ _REASONS: dict[str, FinishReason] = {
 }
 _UNDECODABLE = (msgspec.DecodeError, UnicodeDecodeError, RecursionError)
 
-ChunkT = TypeVar("ChunkT", ChatChunk, NativeChunk)
+AnyChat = ChatChunk[TopRow] | ChatChunk[TopLogprob]
+Rows = tuple[TokenRow[TopRow], ...] | tuple[TokenRow[TopLogprob], ...]
+ChunkT = TypeVar("ChunkT", AnyChat, NativeChunk)
 
 
 class AnswerReader(ABC, Generic[ChunkT]):
@@ -217,8 +220,8 @@ class AnswerReader(ABC, Generic[ChunkT]):
             return Timings()
         return Timings(_seconds(timings.prompt_ms), _seconds(timings.predicted_ms))
 
-    def _logprobs(self, rows: tuple[TokenRow, ...]) -> tuple[TokenLogprob, ...]:
-        return tuple(_logprob(row, keep_top=self._keep_top) for row in rows)
+    def _logprobs(self, rows: Rows) -> tuple[TokenLogprob, ...]:
+        return tuple([_logprob(row, keep_top=self._keep_top) for row in rows])
 
     def _garbage(self, data: bytes, why: str) -> EngineFailedError:
         return self._failures.nonsense(data, why)
@@ -236,27 +239,28 @@ class AnswerReader(ABC, Generic[ChunkT]):
     def _convert(self, value: Any) -> ChunkT: ...
 
 
-_CHAT_MANY = msgspec.json.Decoder(list[ChatChunk])
-_CHAT_ONE = msgspec.json.Decoder(ChatChunk)
+# What has gaps in its logprobs is no such list, and is taken event by event.
+_CHAT_MANY = msgspec.json.Decoder(list[ChatChunk[TopLogprob]])
+_CHAT_ONE = msgspec.json.Decoder(ChatChunk[TopRow])
 
 
-class ChatReader(AnswerReader[ChatChunk]):
+class ChatReader(AnswerReader[AnyChat]):
     """Chunks of chat completions, and of completions in OpenAI's shape. One choice (`n` is fanned out above)."""
 
     def __init__(self, failures: Failures, *, keep_top: int | None = None, is_done_enough: bool = False) -> None:
         super().__init__(failures, keep_top=keep_top, is_done_enough=is_done_enough)
         self._has_calls = False
 
-    def _decode_many(self, array: bytes) -> Sequence[ChatChunk]:
+    def _decode_many(self, array: bytes) -> Sequence[AnyChat]:
         return _CHAT_MANY.decode(array)
 
-    def _decode_one(self, payload: bytes) -> ChatChunk:
+    def _decode_one(self, payload: bytes) -> AnyChat:
         return _CHAT_ONE.decode(payload)
 
-    def _convert(self, value: Any) -> ChatChunk:
-        return msgspec.convert(value, ChatChunk)
+    def _convert(self, value: Any) -> AnyChat:
+        return msgspec.convert(value, ChatChunk[TopRow])
 
-    def _read_all(self, chunks: Sequence[ChatChunk], out: list[Event]) -> None:
+    def _read_all(self, chunks: Sequence[AnyChat], out: list[Event]) -> None:
         append = out.append
         is_plain = not self._has_halves
         tokens = 0
@@ -283,7 +287,7 @@ class ChatReader(AnswerReader[ChatChunk]):
         finally:
             self.tokens += tokens
 
-    def _read(self, chunk: ChatChunk, out: list[Event]) -> None:
+    def _read(self, chunk: AnyChat, out: list[Event]) -> None:
         if chunk.error is not None:
             raise self._failures.told(500, chunk.error)
         is_known = False
@@ -305,7 +309,7 @@ class ChatReader(AnswerReader[ChatChunk]):
         if self._reason is not None and self._usage is not None:
             self._finish_known(out)
 
-    def _read_choice(self, choice: Choice, out: list[Event]) -> None:
+    def _read_choice(self, choice: Choice[TopRow] | Choice[TopLogprob], out: list[Event]) -> None:
         delta = choice.delta
         thought = delta.reasoning_content or delta.reasoning
         if thought and (thinking := self._whole("thinking", thought)):
@@ -395,31 +399,43 @@ def _seconds(milliseconds: float | None) -> float | None:
     return None if milliseconds is None else milliseconds / 1000.0
 
 
-def _logprob(row: TokenRow, *, keep_top: int | None) -> TokenLogprob:
-    # vLLM puts the token that was chosen first, likely or not.
-    top = sorted(row.top_logprobs, key=_likeliness, reverse=True)[:keep_top] if row.top_logprobs else []
+def _logprob(row: TokenRow[TopRow] | TokenRow[TopLogprob], *, keep_top: int | None) -> TokenLogprob:
     return TokenLogprob(
         without_surrogates(row.token),
         _UNLIKELY if row.logprob is None else row.logprob,
         _token_bytes(row.token, row.bytes),
-        tuple(
-            TopLogprob(
-                without_surrogates(one.token),
-                _UNLIKELY if one.logprob is None else one.logprob,
-                _token_bytes(one.token, one.bytes),
-            )
-            for one in top
-        ),
+        _likeliest(row.top_logprobs, keep_top),
     )
 
 
-def _rows(logprobs: ChoiceLogprobs) -> tuple[TokenRow, ...] | None:
+def _likeliest(rows: tuple[TopRow, ...] | tuple[TopLogprob, ...], keep: int | None) -> tuple[TopLogprob, ...]:
+    """Of those without gaps nothing is copied, where they are as they should be."""
+    whole: tuple[TopLogprob, ...] = tuple([row if type(row) is TopLogprob else _filled(row) for row in rows])
+    previous = math.inf
+    for row in whole:
+        if row.logprob > previous:
+            # vLLM puts the token that was chosen first, likely or not.
+            whole = tuple(sorted(whole, key=_likeliness, reverse=True))
+            break
+        previous = row.logprob
+    return whole if keep is None or len(whole) <= keep else whole[:keep]
+
+
+def _filled(row: TopRow | TopLogprob) -> TopLogprob:
+    return TopLogprob(
+        without_surrogates(row.token),
+        _UNLIKELY if row.logprob is None else row.logprob,
+        _token_bytes(row.token, row.bytes),
+    )
+
+
+def _rows(logprobs: ChoiceLogprobs[TopRow] | ChoiceLogprobs[TopLogprob]) -> Rows | None:
     """In chat's shape, whichever it came in."""
     if logprobs.content is not None or logprobs.tokens is None:
         return logprobs.content
     told, tops = logprobs.token_logprobs or (), logprobs.top_logprobs or ()
     return tuple(
-        TokenRow(
+        TokenRow[TopRow](
             token,
             told[at] if at < len(told) else None,
             None,
@@ -433,8 +449,8 @@ def _top_rows(top: dict[str, float | None] | None) -> tuple[TopRow, ...]:
     return tuple(TopRow(token, logprob) for token, logprob in (top or {}).items())
 
 
-def _likeliness(row: TopRow) -> float:
-    return _UNLIKELY if row.logprob is None else row.logprob
+def _likeliness(row: TopLogprob) -> float:
+    return row.logprob
 
 
 def _token_bytes(token: str, told: tuple[int, ...] | None) -> tuple[int, ...]:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import socket
 from collections.abc import Callable, Iterator
+from typing import Any
 
 import pytest
 from support.raw_http import ask, connect, read_to_end
@@ -225,10 +226,31 @@ class TestIds:
         headers = [("X-Request-Id", given.encode("utf-8").decode("latin-1"))]
         assert ask(plain.port, "/health", headers=headers).headers["x-request-id"] != given
 
-    def test_streams_have_one_as_well(self, scripted_server: Start) -> None:
-        server = scripted_server(Script(text=("a", "b")))
-        answer = ask(server.port, "/api/chat", "POST", body={**CHAT, "stream": True})
-        assert answer.headers["content-type"] == "application/x-ndjson"
+    @pytest.mark.parametrize(
+        ("method", "path"),
+        [
+            ("GET", "/docs"), ("GET", "/openapi.json"), ("GET", "/"), ("GET", "/ready"), ("GET", "/v1/models"),
+            ("GET", "/v1/models/none"), ("GET", "/v1/nothing"), ("GET", "/api/nothing"), ("GET", "/anthropic/v1/none"),
+            ("GET", "/v1/chat/completions"), ("POST", "/v1/messages"), ("POST", "/v1/embeddings"),
+            ("POST", "/v1/responses"), ("POST", "/v1/completions"), ("POST", "/api/generate"), ("POST", "/api/embed"),
+            ("OPTIONS", "/api/chat"),
+        ],
+    )  # fmt: skip
+    def test_pages_errors_and_unknown_paths_have_one(self, plain: ScriptedServer, method: str, path: str) -> None:
+        body = b"{}" if method == "POST" else b""
+        answer = ask(plain.port, path, method, headers=[("X-Request-Id", "mine")], body=body)
+        assert answer.headers["x-request-id"] == "mine"
+
+    @pytest.mark.parametrize(
+        ("path", "body"),
+        [
+            ("/api/chat", CHAT), ("/v1/chat/completions", CHAT), ("/v1/messages", {**CHAT, "max_tokens": 5}),
+            ("/api/generate", {"prompt": "a"}), ("/v1/completions", {"prompt": "a"}), ("/v1/responses", {"input": "a"}),
+        ],
+    )  # fmt: skip
+    def test_streams_have_one_as_well(self, plain: ScriptedServer, path: str, body: dict[str, Any]) -> None:
+        answer = ask(plain.port, path, "POST", body={**body, "model": CHAT["model"], "stream": True})
+        assert answer.headers["content-type"].startswith(("application/x-ndjson", "text/event-stream"))
         assert answer.headers["x-request-id"]
 
 

@@ -10,7 +10,7 @@ import msgspec
 from msgspec import UNSET, Struct
 
 from oprel.dialects.body import read
-from oprel.dialects.delivery import SSE, beginning, check_finished, unknown_fields, waiting, warnings_of
+from oprel.dialects.delivery import SSE, beginning, check_finished, late, unknown_fields, waiting, warnings_of
 from oprel.dialects.exchange import Answer, Head
 from oprel.dialects.headers import Told, json_headers, oprel_headers
 from oprel.dialects.openai.generation import Generating, generating
@@ -214,7 +214,7 @@ async def _streamed(turn: _Turn, stream: EventStream, told: Told, warnings: tupl
         await _fail(turn, error)
         raise
     writer.add(f"response.{turn.answer.status}", response=turn.answer)
-    yield writer.taken()
+    yield (b"" if last is held else late(last)) + writer.taken()
 
 
 def _complete(turn: _Turn, finish: Finish) -> None:

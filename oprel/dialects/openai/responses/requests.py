@@ -9,8 +9,8 @@ from msgspec import Struct
 
 from oprel.dialects.body import converted
 from oprel.dialects.bounds import SchemaBudget, checked_schema, schema_warnings
+from oprel.dialects.loading import Loading, loading
 from oprel.dialects.openai import rules
-from oprel.dialects.openai.loading import Loading, loading
 from oprel.dialects.openai.messages import check_images
 from oprel.dialects.openai.requests import MAX_TOOLS, check_tool_name, thinking
 from oprel.dialects.openai.responses.items import Turns

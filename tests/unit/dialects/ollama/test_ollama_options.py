@@ -29,12 +29,14 @@ def test_every_option_goes_where_it_belongs() -> None:
         max_tokens=7, temperature=0.0, top_k=5, top_p=0.5, min_p=0.1, typical_p=0.9, repeat_penalty=1.2,
         repeat_last_n=32, presence_penalty=0.3, frequency_penalty=0.4, seed=42, stop=("a", "b"),
     )  # fmt: skip
-    assert found.ignored == ()
+    assert found.unknown == ()
+    assert found.given == tuple(ALL)
     assert set(ALL) | {"num_keep", "draft_num_predict"} == set(OPTIONS)
 
 
-def test_the_unknown_and_the_effectless_are_told_and_the_legacy_is_not() -> None:
-    assert chosen({"mirostat": "?", "low_vram": True, "num_keep": 4, "warmth": 9}).ignored == ("num_keep", "warmth")
+def test_the_unknown_are_told_and_the_legacy_are_not() -> None:
+    found = chosen({"mirostat": "?", "low_vram": True, "num_keep": 4, "seed": None, "warmth": 9})
+    assert (found.given, found.unknown) == (("num_keep",), ("warmth",))
 
 
 @pytest.mark.parametrize(

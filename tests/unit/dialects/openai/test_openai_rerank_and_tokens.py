@@ -152,6 +152,8 @@ def test_the_context_is_told_in_any_of_three_places(asked: dict[str, Any]) -> No
         reply = await app.post("/v1/chat/completions", body)
         assert reply.json()["model"] == body["model"]
         await app.post("/v1/completions", {"model": "tiny", "prompt": "a", **asked})
+        if "@" in body["model"]:
+            assert (await app.post("/tokenize", {"model": body["model"], "content": "a"})).status == 200
         return [plan.context_tokens for plan in app.driver.starts]
 
     assert run(steps) == [2048]

@@ -1,4 +1,5 @@
-"""How the model is loaded for a request: Oprel's own fields beside OpenAI's, and the suffix of a model's name.
+"""How the model is loaded for a request: Oprel's own fields beside OpenAI's and Anthropic's, and the suffix of a
+model's name.
 
 `num_ctx`, `keep_alive` and `options` mean what they mean in Ollama's API. Programs that can set nothing but the name of
 a model write the context behind it: `smollm2:135m@ctx=32k`.
