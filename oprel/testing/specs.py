@@ -63,10 +63,14 @@ def validate_request(document: str, path: str, method: str, body: Json) -> None:
 
 
 def knows(document: str, path: str) -> bool:
-    """Whether the document has that path, whatever the method. Below a document's base path only whole paths count."""
+    """Whether the document has that path, whatever the method. Below a document's base path only whole paths count; a
+    path may have a base of its own."""
     loaded = load(document)
-    base = urlsplit(loaded.get("servers", [{"url": ""}])[0]["url"]).path.rstrip("/")
-    return path.startswith(f"{base}/") and _template(loaded, path) is not None
+    template = _template(loaded, path)
+    if template is None:
+        return False
+    base = _base(loaded["paths"][template])
+    return path.startswith(f"{_base(loaded) or '' if base is None else base}/")
 
 
 def operation(document: str, path: str, method: str) -> tuple[str, dict[str, Any]]:
@@ -86,11 +90,17 @@ def _responses(document: str, path: str, method: str) -> tuple[str, dict[str, An
 
 def _template(loaded: dict[str, Any], path: str) -> str | None:
     """The one that says most of the path: a parameter may hold slashes."""
-    base = urlsplit(loaded.get("servers", [{"url": ""}])[0]["url"]).path.rstrip("/")
+    base = _base(loaded) or ""
     relative = path.removeprefix(base) if base and path.startswith(f"{base}/") else path
     relative = relative.partition("?")[0]
     fitting = [template for template in loaded["paths"] if _pattern(template).fullmatch(relative)]
     return max(fitting, key=lambda template: len(_PARAMETER.sub("", template)), default=None)
+
+
+def _base(described: dict[str, Any]) -> str | None:
+    """The base path of a document's server, or of a path's own; None where none is named."""
+    servers = described.get("servers")
+    return urlsplit(servers[0]["url"]).path.rstrip("/") if servers else None
 
 
 @cache

@@ -46,6 +46,8 @@ class Observed(Struct):
 def document_of(path: str) -> str:
     """The document that describes `path`: the one that names it, else the one of its dialect."""
     known = urlsplit(path).path
+    if asks_anthropic(known):
+        return "anthropic"
     for name in documents():
         if specs.knows(name, known):
             return name

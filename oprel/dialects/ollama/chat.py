@@ -31,6 +31,7 @@ async def _prepared(services: Services, body: bytes, client: str) -> Job:
     keep = keep_alive(asked.keep_alive)
     wanted = translation.wanted_thinking(asked.think)
     turn = Turn(CHAT, asked.model, asked.stream, hide_thinking=wanted is not None and not wanted.enabled)
+    turn.is_thinking_asked = wanted is not None
     if len(body) > LARGE_BYTES:
         given = await asyncio.to_thread(translation.messages, asked.messages, turn.warnings)
     else:
@@ -61,7 +62,7 @@ async def _prepared(services: Services, body: bytes, client: str) -> Job:
         keep,
         client,
         open=partial(opened, request=request, turn=turn, truncate=asked.truncate),
-        render=partial(rendered, request=request) if asked.debug_render_only else None,
+        render=partial(rendered, request=request, turn=turn) if asked.debug_render_only else None,
     )
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from oprel.dialects.ollama.generation import Begun, Turn, begun
-from oprel.dialects.ollama.honouring import honoured
+from oprel.dialects.ollama.honouring import honoured, thinking_if_able
 from oprel.dialects.ollama.truncation import fitted, truncation_warning
 from oprel.drivers import Engine
 from oprel.errors import ContextLengthError
@@ -15,6 +15,7 @@ __all__ = ["opened", "rendered"]
 async def opened(engine: Engine, *, request: ChatRequest, turn: Turn, truncate: bool) -> Begun:
     """Only a request that the engine finds too long is counted: the usual one costs nothing more."""
     request = honoured(engine, request, turn.asked, turn.warnings)
+    request = thinking_if_able(engine, request, is_asked=turn.is_thinking_asked)
     try:
         return await begun(engine.chat(request))
     except ContextLengthError:
@@ -25,5 +26,5 @@ async def opened(engine: Engine, *, request: ChatRequest, turn: Turn, truncate: 
         return await begun(engine.chat(shorter))
 
 
-async def rendered(engine: Engine, *, request: ChatRequest) -> str:
-    return await engine.render(request)
+async def rendered(engine: Engine, *, request: ChatRequest, turn: Turn) -> str:
+    return await engine.render(thinking_if_able(engine, request, is_asked=turn.is_thinking_asked))

@@ -14,7 +14,7 @@ from oprel.dialects.ollama.conversation import opened
 from oprel.dialects.ollama.durations import keep_alive
 from oprel.dialects.ollama.errors import OllamaErrors, refusal
 from oprel.dialects.ollama.generation import Begun, Job, Turn, begun, performed
-from oprel.dialects.ollama.honouring import honoured
+from oprel.dialects.ollama.honouring import honoured, thinking_if_able
 from oprel.dialects.ollama.lines import GENERATE
 from oprel.dialects.ollama.media import attachments, with_text
 from oprel.dialects.ollama.options import chosen
@@ -49,6 +49,7 @@ async def _prepared(services: Services, body: bytes, client: str) -> Job:
     keep = keep_alive(asked.keep_alive)
     wanted = translation.wanted_thinking(asked.think)
     turn = Turn(GENERATE, asked.model, asked.stream, hide_thinking=wanted is not None and not wanted.enabled)
+    turn.is_thinking_asked = wanted is not None
     large = len(body) > LARGE_BYTES
     media = await asyncio.to_thread(attachments, asked.images) if large else attachments(asked.images)
     admission.check_top_logprobs(asked.top_logprobs)
@@ -142,7 +143,7 @@ class _Prompt:
     async def open(self, engine: Engine) -> Begun:
         engine = self._templated(engine)
         if self._is_chat:
-            request = self._conversation()
+            request = self._conversation(engine)
             if engine.capabilities.tokenize:
                 self._turn.context_of = partial(self._context_of_chat, engine, request)
             return await opened(engine, request=request, turn=self._turn, truncate=self._asked.truncate)
@@ -170,15 +171,15 @@ class _Prompt:
         return with_template(engine, self._asked.template) if self._asked.template else engine
 
     async def _text(self, engine: Engine) -> str:
-        text = await engine.render(self._conversation()) if self._has_template else self._asked.prompt
+        text = await engine.render(self._conversation(engine)) if self._has_template else self._asked.prompt
         if not self._asked.context:
             return text
         return await engine.detokenize(tuple(self._asked.context)) + text
 
-    def _conversation(self) -> ChatRequest:
+    def _conversation(self, engine: Engine) -> ChatRequest:
         system = self._asked.system or self._model.system
         before = () if self._asked.context else self._model.messages
-        return ChatRequest(
+        request = ChatRequest(
             (
                 *((translation.system_message(system),) if system else ()),
                 *before,
@@ -189,6 +190,7 @@ class _Prompt:
             thinking=self._thinking,
             logprobs=self._logprobs,
         )
+        return thinking_if_able(engine, request, is_asked=self._turn.is_thinking_asked)
 
     async def _context_of_chat(self, engine: Engine, request: ChatRequest, generated: str) -> Sequence[int]:
         return await _context(engine, await engine.render(request), generated)

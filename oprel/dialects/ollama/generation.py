@@ -46,7 +46,7 @@ class Begun:
 class Turn:
     """One request on its way. `model` is what the client wrote; times are of the monotonic clock; `context_of` makes
     the `context` of the answer from the text that was generated; `images` counts those of the request; `asked` is what
-    its options said of sampling, before any default."""
+    its options said of sampling, before any default; `is_thinking_asked`: the request itself said whether to think."""
 
     shape: Shape
     model: str
@@ -55,6 +55,7 @@ class Turn:
     assigned_ns: int = 0
     first_ns: int = 0
     hide_thinking: bool = False
+    is_thinking_asked: bool = False
     warnings: list[events.Warning] = field(default_factory=list)
     context_of: ContextOf | None = None
     images: int = 0

@@ -1,5 +1,5 @@
-"""Which sampling parameters an engine takes: the others are left out, with a warning for those that were asked for,
-since a default that nobody chose must not make a request fail."""
+"""What an engine takes of a request: parameters of sampling that it doesn't take are left out, with a warning for those
+that were asked for, since a default that nobody chose must not make a request fail."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from oprel.dialects.ollama.options import OPTIONS
 from oprel.drivers import Engine
 from oprel.schema import ChatRequest, CompletionRequest, Sampling, events
 
-__all__ = ["honoured"]
+__all__ = ["honoured", "thinking_if_able"]
 
 RequestT = TypeVar("RequestT", ChatRequest, CompletionRequest)
 
@@ -37,3 +37,11 @@ def honoured(engine: Engine, request: RequestT, asked: Sampling, warnings: list[
         warnings.append(events.Warning("parameter_ignored", text))
     sampling = msgspec.structs.replace(sampling, **{name: getattr(_UNSET, name) for name in left_out})
     return msgspec.structs.replace(request, sampling=sampling)
+
+
+def thinking_if_able(engine: Engine, request: ChatRequest, *, is_asked: bool) -> ChatRequest:
+    """A model thinks by default where its template has a place for it, which is no promise that its engine can tell
+    thoughts apart."""
+    if is_asked or request.thinking is None or engine.capabilities.thinking:
+        return request
+    return msgspec.structs.replace(request, thinking=None)

@@ -73,6 +73,10 @@ def test_an_answer_that_broke_off_is_not_held_against_a_document() -> None:
     [
         ("/v1/models/a/b", "openai"),
         ("/v1/nothing", "openai"),
+        ("/tokenize", "openai"),
+        ("/v1/messages", "anthropic"),
+        ("/v1/messages/count_tokens", "anthropic"),
+        ("/anthropic/v1/models", "anthropic"),
         ("/api/chat", "ollama"),
         ("/api/nothing", "ollama"),
         ("/", "ollama"),

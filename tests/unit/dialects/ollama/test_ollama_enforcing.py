@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 from oprel.schema import Capabilities
-from oprel.testing import Script
+from oprel.testing import Script, scripted_model
 
 Serve = Callable[..., Any]
 PLAIN = Capabilities(chat=True, complete=True, tokenize=True, sampling=frozenset({"temperature", "max_tokens"}))
@@ -55,6 +55,24 @@ def test_all_else_is_refused_by_name_before_the_engine_is_asked(
     assert named in error
     assert "'scripted'" in error
     assert served.engine.calls == []
+
+
+THINKING = scripted_model("tiny:latest", capabilities=frozenset({"completion", "thinking"}))
+
+
+@pytest.mark.parametrize(
+    ("path", "asked"),
+    [("/api/chat", HELLO), ("/api/generate", {"model": "tiny", "prompt": "Hi", "stream": False})],
+)
+def test_a_model_that_would_think_does_not_on_an_engine_that_can_not(
+    serve: Serve, path: str, asked: dict[str, Any]
+) -> None:
+    """Nobody asked for it; who does is refused."""
+    served = serve(Script(capabilities=PLAIN), THINKING)
+    assert served.ask(path, asked).status_code == 200
+    assert served.request.thinking is None
+    status, error = served.refused(path, {**asked, "think": True})
+    assert (status, "thinking" in error) == (400, True)
 
 
 def test_show_tells_what_would_serve_a_model_and_what_serves_it(serve: Serve) -> None:
