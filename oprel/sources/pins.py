@@ -15,7 +15,7 @@ from oprel.schema import Model
 from oprel.sources.lockfile import LockedFile, LockedModel
 from oprel.sources.progress import PullProgress
 from oprel.sources.staging import MakePuller, Staging
-from oprel.store import BlobRef, Catalog, Digest, ModelName
+from oprel.store import BlobRef, Catalog, Digest, ModelName, Origins
 from oprel.store.manifests import Manifest, parse_manifest
 from oprel.store.names import DigestPrefix
 from oprel.store.references import PACKAGE_HOST
@@ -133,7 +133,11 @@ _MADE = ("create", "rollback")
 
 def _origin(catalog: Catalog, model: Model) -> tuple[str, str]:
     version = next(each for each in catalog.versions(model.name) if each.digest == model.digest)
-    if version.source.startswith("file:") or (version.action in _MADE and not version.source):
+    noted = Origins(catalog.store.state_dir).of(Digest(model.digest))
+    is_file = version.source.startswith("file:")
+    if noted is not None and (is_file or not version.source):
+        return noted.source, version.revision
+    if is_file or (version.action in _MADE and not version.source):
         raise SourceError(f"{model.name!r} was made on this machine, so that it can't be fetched from elsewhere.")
     return version.source or _source_of(ModelName.parse(model.name)), version.revision
 

@@ -7,7 +7,6 @@ killed at any point: what was visible stays valid, what was not is swept later. 
 from __future__ import annotations
 
 import contextlib
-import errno
 import hashlib
 import time
 from collections.abc import Iterator, Sequence
@@ -35,6 +34,7 @@ from oprel.store.manifests import (
 )
 from oprel.store.metadata_cache import MetadataCache
 from oprel.store.names import Digest, DigestPrefix, ModelName
+from oprel.store.quarantine import put_aside
 from oprel.store.resumable import ResumableBlob, remove_resumables
 from oprel.store.verified import Verified
 from oprel.store.versions import Change, Retention, Version, Versions
@@ -279,21 +279,8 @@ class Store:
     def quarantine(self, digest: Digest) -> Path | None:
         """Put a blob that isn't what its name says aside, outside of the store's tree. None if it isn't here, or if
         that is another file system: then it stays until a good one takes its place."""
-        path = digest.blob_path(self.models_dir)
-        with self._lock.held(), translated(f"put {path.name} aside"):
-            if not path.exists():
-                return None
-            target = self.state_dir / "quarantine" / f"{path.name}-{time.time_ns()}"
-            self.disk.make_folder(target.parent, mode=0o700)
-            try:
-                self.disk.rename(path, target)
-            except OSError as problem:
-                if problem.errno == errno.EXDEV:
-                    return None
-                raise
-            self.disk.sync_folder(path.parent)
-            self.disk.sync_folder(target.parent)
-        return target
+        with self._lock.held():
+            return put_aside(digest.blob_path(self.models_dir), self.state_dir, disk=self.disk)
 
     def delete(self, name: ModelName) -> bool:
         """Remove a model, its versions, and the blobs that no other needs; False if it isn't here.

@@ -29,7 +29,8 @@ _LARGE = 10_000  # the hub's own limit for git files is larger; tests' models ar
 
 @dataclass
 class Repo:
-    """One repository, with one commit; `branches` are others by name. `digests` tells lies about files, by name."""
+    """One repository, with one commit, and those of the `past`; `branches` are others by name. `digests` tells lies
+    about files, by name."""
 
     id: str
     files: dict[str, bytes | Path]
@@ -41,6 +42,12 @@ class Repo:
     digests: dict[str, str | None] = field(default_factory=dict)
     sizes: dict[str, int] = field(default_factory=dict)
     large: set[str] = field(default_factory=set)
+    past: dict[str, dict[str, bytes | Path]] = field(default_factory=dict)
+
+    def move_on(self, files: Mapping[str, bytes | Path]) -> None:
+        """Another commit, with `files` in place of those of their names."""
+        self.past[self.commit()] = dict(self.files)
+        self.files |= files
 
     def content(self, revision: str) -> dict[str, bytes | Path] | None:
         if revision in ("main", self.commit()):
@@ -48,7 +55,7 @@ class Repo:
         for name, files in self.branches.items():
             if revision in (name, self.commit(name)):
                 return files
-        return None
+        return self.past.get(revision)
 
     def commit(self, branch: str = "main") -> str:
         files = self.files if branch == "main" else self.branches[branch]
@@ -208,7 +215,7 @@ class HubServer(ThreadingHTTPServer):
             "_id": "6512f1b3",
             "id": repo.id,
             "modelId": repo.id,
-            "sha": repo.commit(branch),
+            "sha": revision if revision in repo.past else repo.commit(branch),
             "private": repo.private,
             "gated": "manual" if repo.gated else False,
             "tags": ["gguf"],
