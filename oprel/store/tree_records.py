@@ -36,8 +36,9 @@ class TreeFile(Struct, frozen=True):
         return self.path.parents[self.name.count("/")].name
 
 
-def build_tree_model(entry: ManifestEntry, *, modified_at: float) -> Model:
-    """Never raises: a model that can't be read has `damage` and as much else as could be found out."""
+def build_tree_model(entry: ManifestEntry, *, modified_at: float, described: bool = True) -> Model:
+    """Never raises: a model that can't be read has `damage` and as much else as could be found out. `described` False:
+    its files aren't looked into."""
     model = Model(name=str(entry.name), digest="", format="", files=(), size_bytes=0, modified_at=modified_at)
     try:
         data = read_small(entry.path, MAX_MANIFEST_BYTES)
@@ -47,6 +48,8 @@ def build_tree_model(entry: ManifestEntry, *, modified_at: float) -> Model:
         model = replace(model, files=_files(manifest, folder), size_bytes=manifest.size_bytes)
         if (damage := damage_of_files(model)) is not None:
             return replace(model, format="safetensors", damage=damage)
+        if not described:
+            return replace(model, format="safetensors")
         return with_texts(_described(model, read_facts(folder)), manifest, folder)
     except OprelError as problem:
         sentence = f"Model {model.name!r} is damaged: {problem.message.rstrip('.')}; import it again."

@@ -31,7 +31,10 @@ from oprel.store.manifests import (
     Layer,
     Manifest,
     ManifestEntry,
+    changed_at,
+    check_removable,
     find_spelling,
+    is_taken,
     iter_manifests,
     parse_manifest,
     read_small,
@@ -100,13 +103,13 @@ class Trees:
             return None
         spelled = find_spelling(self.trees_dir, parsed)
         path = spelled.manifest_path(self.trees_dir)
-        return self._model(ManifestEntry(spelled, path, self.trees_dir)) if path.is_file() else None
+        return self._model(ManifestEntry(spelled, path, self.trees_dir)) if is_taken(path) else None
 
-    def list(self) -> tuple[Model, ...]:
-        return tuple(self._model(entry) for entry in iter_manifests(self.trees_dir))
+    def list(self, *, described: bool = True) -> tuple[Model, ...]:
+        return tuple(self._model(entry, described=described) for entry in iter_manifests(self.trees_dir))
 
     def has(self, name: ModelName) -> bool:
-        return find_spelling(self.trees_dir, name).manifest_path(self.trees_dir).is_file()
+        return is_taken(find_spelling(self.trees_dir, name).manifest_path(self.trees_dir))
 
     def delete(self, name: str) -> bool:
         """Removes the name with its versions, and the folders that no other name has; False if it isn't here."""
@@ -114,8 +117,9 @@ class Trees:
         with self._lock.held():
             spelled = find_spelling(self.trees_dir, parsed)
             path = spelled.manifest_path(self.trees_dir)
-            if not path.is_file():
+            if not is_taken(path):
                 return False
+            check_removable(path)
             needed = self._needed()
             self.versions.before_change(spelled, self.versions.current(spelled) or "", Change("delete"))
             with translated(f"delete {name!r}"):
@@ -336,7 +340,7 @@ class Trees:
 
     # -- records
 
-    def _model(self, entry: ManifestEntry) -> Model:
+    def _model(self, entry: ManifestEntry, *, described: bool = True) -> Model:
         try:
             status = entry.path.stat()
         except OSError:
@@ -346,8 +350,8 @@ class Trees:
         if record is not None and record.stamp == stamp:
             damage = damage_of_files(record.model)
             return record.model if damage is None else replace(record.model, damage=damage)
-        model = build_tree_model(entry, modified_at=status.st_mtime)
-        if model.damage is None:
+        model = build_tree_model(entry, modified_at=changed_at(status), described=described)
+        if described and model.damage is None:
             self._records[entry.path] = _Record(stamp, model)
         return model
 
