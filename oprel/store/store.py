@@ -26,9 +26,11 @@ from oprel.store.manifests import (
     Layer,
     Manifest,
     ManifestEntry,
+    check_removable,
     encode_config,
     encode_manifest,
     find_spelling,
+    is_taken,
     parse_manifest,
     read_small,
 )
@@ -180,7 +182,7 @@ class Store:
         can't be used."""
         with self._lock.held():
             path = find_spelling(self.models_dir, source).manifest_path(self.models_dir)
-            if not path.is_file():
+            if not is_taken(path):
                 return False
             data, manifest = self._read_manifest(source, path)
             origin = self.versions.history.origins(source).get(hashlib.sha256(data).hexdigest())
@@ -286,13 +288,15 @@ class Store:
         """Remove a model, its versions, and the blobs that no other needs; False if it isn't here.
 
         Blobs younger than an hour stay for the next time (another process may be about to use them), and all stay
-        while a pull or creation runs, or while any manifest can't be read, since it might need them.
+        while a pull or creation runs, or while any manifest can't be read, since it might need them. Raises
+        InvalidRequestError for a folder in a manifest's place.
         """
         with self._lock.held():
             spelled = find_spelling(self.models_dir, name)
             path = spelled.manifest_path(self.models_dir)
-            if not path.is_file():
+            if not is_taken(path):
                 return False
+            check_removable(path)
             self.versions.before_change(spelled, self.versions.current(spelled) or "", Change("delete"))
             with translated(f"delete {str(name)!r}"):
                 self.disk.remove(path)
