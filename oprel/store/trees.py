@@ -45,6 +45,7 @@ from oprel.store.records import damage_of_files
 from oprel.store.tree_records import TREE_FILE, TreeFile, build_tree_model, listed_files
 from oprel.store.tree_staging import is_held, is_staging, staging_folder
 from oprel.store.tree_texts import TreeTexts, is_text_file
+from oprel.store.verified import Verified
 from oprel.store.versions import Change, Retention, Version, Versions
 
 __all__ = ["ImportedTree", "Trees"]
@@ -88,6 +89,7 @@ class Trees:
         )
         self._state_dir = state_dir.expanduser().absolute()
         self._lock = FileLock(self._state_dir / "trees.lock")
+        self._verified = Verified(self._state_dir / "verified")  # which the store beside it has as well
         self._records: dict[Path, _Record] = {}
 
     def __repr__(self) -> str:
@@ -233,6 +235,7 @@ class Trees:
                     raise StoreError(f"The model of {file.name!r} was removed meanwhile.")
                 put_aside(file.path, self._state_dir, disk=self.disk)
                 writer.move_to(file.path)
+                self._verified.note(file.blob.digest, file.path)
 
     def sweep(self, *, min_age_s: float = _STAGING_GRACE_S) -> int:
         """Remove what imports that were killed have left; returns how many folders."""
@@ -269,6 +272,7 @@ class Trees:
                 writer.fill_from(source / file.name, progress=report)
                 digest = writer.finish()
                 writer.move_to(target)
+            self._verified.note(digest, target)
             size = target.stat().st_size
             done += size
             layers[file.name] = Layer(TREE_FILE, str(digest), size, name=file.name)
