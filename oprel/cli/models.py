@@ -93,7 +93,7 @@ def list_models(arguments: argparse.Namespace, terminal: Terminal) -> None:
 def _list_store(settings: Any, arguments: argparse.Namespace, terminal: Terminal) -> None:
     from oprel.server.compose import make_catalog
 
-    models = make_catalog(settings).list()
+    models = make_catalog(settings).list(described=False)
     if arguments.json:
         terminal.json([_stored(name, model) for model in models for name in (model.name, *model.aliases)])
         return

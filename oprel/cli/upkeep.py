@@ -145,11 +145,12 @@ def _cache_clear(arguments: argparse.Namespace, terminal: Terminal) -> None:
     from oprel.server.compose import make_catalog
 
     catalog = make_catalog(settings_of(arguments))
-    arguments.models = [model.name for model in catalog.list() if catalog.owns(model)]
-    if not arguments.models:
+    own = [model for model in catalog.list(described=False) if catalog.owns(model)]
+    arguments.models = [model.name for model in own]
+    if not own:
         terminal.remark("the store is empty")
         return
-    total = sum(model.size_bytes for model in catalog.list() if catalog.owns(model))
+    total = sum(model.size_bytes for model in own)
     if not arguments.yes:
         if not sys.stdin.isatty():
             raise ConfigError("nobody can be asked whether all models are to be removed: say --yes")

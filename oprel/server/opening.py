@@ -3,18 +3,20 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 
 from oprel.config import Settings
 from oprel.dialects.services import Services
 from oprel.drivers.registry import Registry
+from oprel.errors import OprelError
 from oprel.schema import EngineProbe, Hardware
 
-__all__ = ["engine_lines", "opening_lines", "unused_gpus"]
+__all__ = ["engine_lines", "look_into_models", "opening_lines", "unused_gpus"]
 
 
 async def opening_lines(settings: Settings, services: Services) -> tuple[str, ...]:
     """What and where."""
-    models = await asyncio.to_thread(services.catalog.list)
+    models = await asyncio.to_thread(services.catalog.list, described=False)
     count = f"{len(models)} model{'' if len(models) == 1 else 's'}" if models else "no models yet (oprel pull MODEL)"
     stores = ", ".join(str(folder) for folder in (settings.models_dir, *settings.extra_models_dirs))
     url = settings.base_url
@@ -35,6 +37,15 @@ async def engine_lines(registry: Registry) -> tuple[str, ...]:
         problems = "; ".join(f"{probe.engine}: {probe.problem}" for probe in hardware.engines)
         lines = [f"with no engine: {problems or 'no driver found one'}"]
     return (*lines, *unused_gpus(hardware))
+
+
+async def look_into_models(services: Services) -> None:
+    """What a listing tells of each model is read ahead, one by one, so that a stop needn't wait for the rest: headers
+    of hundreds of files that were never seen take seconds, and whoever lists them first shouldn't wait for that."""
+    for model in await asyncio.to_thread(services.catalog.list, described=False):
+        if model.remote is None and model.damage is None:
+            with contextlib.suppress(OprelError):  # removed since
+                await asyncio.to_thread(services.catalog.find, model.name)
 
 
 def unused_gpus(hardware: Hardware) -> tuple[str, ...]:

@@ -25,7 +25,7 @@ from oprel.server.descriptors import allowed_connections, raise_limit
 from oprel.server.gate import Gate, request_id
 from oprel.server.lifetime import Lifetime
 from oprel.server.listen import bind
-from oprel.server.opening import engine_lines, opening_lines
+from oprel.server.opening import engine_lines, look_into_models, opening_lines
 from oprel.server.protocol import bounded_protocol
 from oprel.server.state import server_state
 
@@ -158,7 +158,7 @@ class Serving:
         }
 
     async def _open(self) -> None:
-        """Says what is served, where, and (as soon as it is known) with which engines."""
+        """Says what is served, where, and (as soon as it is known) with which engines; then looks into the models."""
         await self.is_open.wait()
         try:
             for line in await opening_lines(self._settings, self._services):
@@ -166,6 +166,7 @@ class Serving:
             if self._services.registry is not None:
                 for line in await engine_lines(self._services.registry):
                     self._say(line)
+            await look_into_models(self._services)
         except OprelError as error:  # what can't be told yet is told to whoever asks for it
             self._say(f"warning: {error}")
 

@@ -90,7 +90,7 @@ class Pins:
 
     def _copy(self, pinned: LockedModel) -> bool:
         """From another name that has the same version."""
-        for model in self._catalog.list():
+        for model in self._catalog.list(described=False):
             if model.digest == pinned.hex and model.damage is None:
                 self._catalog.copy(model, pinned.parsed)
                 return True

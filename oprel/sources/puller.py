@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import time
-from collections.abc import AsyncGenerator, Awaitable, Callable
+from collections.abc import AsyncGenerator, Awaitable, Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -23,13 +23,13 @@ from oprel.sources.resolve import (
     told,
 )
 from oprel.sources.threads import StopFlag, in_thread
-from oprel.sources.wishes import PullWish
-from oprel.store import Catalog, ModelName, Trees
+from oprel.sources.wishes import PullWish, Take, WantedFile
+from oprel.store import Aliases, Catalog, ModelName, Trees
 from oprel.store.versions import Change
 
 if TYPE_CHECKING:
     from oprel.schema import Hardware
-    from oprel.sources.hub import HubAccess
+    from oprel.sources.hub import Hub, HubAccess
     from oprel.sources.package_index import ReadSettings
     from oprel.sources.registry import Reach
     from oprel.sources.registry.sharing import SharedDownloads
@@ -109,6 +109,25 @@ class Puller:
             async for line in lines:
                 yield line
 
+    async def fetch_files(
+        self, source: str, revision: str, wanted: Sequence[WantedFile], *, folder: Path, take: Take
+    ) -> AsyncGenerator[PullProgress, None]:
+        """Single files of a model that is a folder, fetched again where it was pulled from, by way of `folder`; yields
+        lines up to `success`. Each is given to `take` at once; what the source has otherwise is passed over.
+        `revision` (a commit) may be empty. Raises InvalidNameError, SourceError, StoreError."""
+        place = resolve_source(source, aliases=Aliases())
+        if not isinstance(place, HubSource):
+            raise SourceError(f"Single files can't be fetched from {source[:200]!r}: pull the model again.")
+        reference = place.reference
+
+        async def work(report: Report) -> None:
+            hub = self._open_hub()
+            await hub.fetch_files(reference, revision, wanted, folder=folder, take=take, report=report)
+
+        async with contextlib.aclosing(self._follow(f"files {folder}", work)) as lines:
+            async for line in lines:
+                yield line
+
     async def import_file(self, path: Path, *, name: str | None = None) -> AsyncGenerator[PullProgress, None]:
         """Make a model of a GGUF file of this user's, or of a folder of safetensors; `name_of_file(path)` is its name
         unless one is given. For the command line and the SDK: the server's API has no way here. Raises
@@ -161,18 +180,20 @@ class Puller:
 
     def _hub(self, source: HubSource, wish: PullWish) -> Work:
         async def work(report: Report) -> Model:
-            from oprel.hardware import detect_hardware
-            from oprel.sources.hub import Hub, read_hub_access
-
-            hub = Hub(
-                self._catalog,
-                trees=self._trees,
-                read_access=self._read_access or read_hub_access,
-                hardware=self._hardware or detect_hardware,
-            )
-            return await hub.pull(source.reference, wish=wish, report=report)
+            return await self._open_hub().pull(source.reference, wish=wish, report=report)
 
         return work
+
+    def _open_hub(self) -> Hub:
+        from oprel.hardware import detect_hardware
+        from oprel.sources.hub import Hub, read_hub_access
+
+        return Hub(
+            self._catalog,
+            trees=self._trees,
+            read_access=self._read_access or read_hub_access,
+            hardware=self._hardware or detect_hardware,
+        )
 
     def _registry(self, name: ModelName, *, insecure: bool) -> Work:
         async def work(report: Report) -> Model:

@@ -1,4 +1,5 @@
-"""What a verification found, mended: from another copy on this machine, else from where the model was pulled."""
+"""What a verification found, mended: from another copy on this machine, else from where the model was pulled. Blobs
+here; the files of models that are folders in `tree_repair`."""
 
 from __future__ import annotations
 
@@ -13,7 +14,8 @@ from oprel.errors import ModelDamagedError, OprelError
 from oprel.sources.pins import pullable
 from oprel.sources.progress import PullProgress
 from oprel.sources.staging import MakePuller, Staging
-from oprel.store import BlobRef, Catalog, Digest
+from oprel.sources.tree_repair import TreeRepair
+from oprel.store import BlobRef, Catalog, Digest, Trees
 from oprel.store.manifests import MAX_MANIFEST_BYTES, parse_manifest, read_small
 from oprel.store.names import ModelName
 from oprel.store.verification import Finding
@@ -40,8 +42,11 @@ class Repair:
     async def run(self, findings: tuple[Finding, ...]) -> AsyncGenerator[PullProgress, None]:
         """Yields how far it has got; `results` has a line for each finding that harms a model, in the end."""
         left: list[Finding] = []
+        in_trees: list[Finding] = []
         for finding in findings:
-            if finding.kind in ("damaged", "missing") and self._is_blob(finding):
+            if finding.kind in ("damaged", "missing") and not self._is_blob(finding):
+                in_trees.append(finding)
+            elif finding.kind in ("damaged", "missing"):
                 if finding.kind == "damaged":
                     await asyncio.to_thread(self._catalog.store.quarantine, _digest(finding))
                 if (how := await asyncio.to_thread(self._from_here, finding)) is not None:
@@ -54,6 +59,22 @@ class Repair:
             async with contextlib.aclosing(self._from_sources(left)) as lines:
                 async for line in lines:
                     yield line
+        for trees in self._catalog.trees:
+            async with contextlib.aclosing(self._in_trees(trees, in_trees)) as lines:
+                async for line in lines:
+                    yield line
+
+    async def _in_trees(self, trees: Trees, findings: list[Finding]) -> AsyncGenerator[PullProgress, None]:
+        own = [finding for finding in findings if finding.path.is_relative_to(trees.trees_dir)]
+        if not own:
+            return
+        repair = TreeRepair(self._catalog, trees, self._make_puller(self._catalog), own)
+        async with contextlib.aclosing(repair.run()) as lines:
+            async for line in lines:
+                yield line
+        self.results += [
+            Mended(finding, repair.how.get(finding, ""), repair.problems.get(finding, "")) for finding in own
+        ]
 
     def _is_blob(self, finding: Finding) -> bool:
         return finding.path.parent == self._catalog.store.models_dir / "blobs"
@@ -123,4 +144,4 @@ def _digest(finding: Finding) -> Digest:
 def _advice(finding: Finding) -> str:
     if finding.kind == "unreadable" and finding.models and finding.digest is None:
         return f"pull it again, or remove it: oprel rm {finding.models[0]}"
-    return "import the folder again" if finding.models else "it can't be mended here"
+    return "look at who may read it" if finding.kind == "unreadable" else "it can't be mended here"

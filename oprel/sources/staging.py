@@ -65,7 +65,7 @@ class Staging:
 
     def entry(self, digest: str) -> ManifestEntry | None:
         """The manifest of that digest among what was pulled."""
-        for model in self._catalog.list():
+        for model in self._catalog.list(described=False):
             if model.digest == digest:
                 for root in (self.store.models_dir, self.trees.trees_dir):
                     for entry in iter_manifests(root):

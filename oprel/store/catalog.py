@@ -18,7 +18,9 @@ from oprel.store.manifests import (
     MAX_MANIFEST_BYTES,
     Manifest,
     ManifestEntry,
+    changed_at,
     find_spelling,
+    is_taken,
     iter_manifests,
     parse_manifest,
     read_small,
@@ -49,14 +51,14 @@ _ALL_ARRAYS = 1 << 22
 
 class Shelf(Protocol):
     """Models of another kind than Ollama's store holds: folders, remote ones. Asked from several threads; what can't
-    be used is a model with `damage`."""
+    be used is a model with `damage`. `described` False: as `Catalog.list`."""
 
     def find(self, name: str) -> Model | None:
         """A model by its name, without regard to case."""
         ...
 
     # Below the others, since its name would hide the type.
-    def list(self) -> tuple[Model, ...]: ...
+    def list(self, *, described: bool = True) -> tuple[Model, ...]: ...
 
 
 class _Found(Struct, frozen=True):
@@ -332,10 +334,10 @@ class Catalog:
     def _entry(self, name: ModelName) -> ManifestEntry | None:
         for root in self._roots:
             path = name.manifest_path(root)
-            if path.is_file():
+            if is_taken(path):
                 return ManifestEntry(name, path, root)
             spelled = find_spelling(root, name)
-            if spelled != name and (path := spelled.manifest_path(root)).is_file():
+            if spelled != name and is_taken(path := spelled.manifest_path(root)):
                 return ManifestEntry(spelled, path, root)
         return None
 
@@ -354,7 +356,7 @@ class Catalog:
                         seen.add(entry.name.key)
                         yield _Found(entry.name, self._model(entry))
 
-    def _model(self, entry: ManifestEntry) -> Model:
+    def _model(self, entry: ManifestEntry, *, described: bool = True) -> Model:
         try:
             stat = entry.path.stat()
         except OSError:
@@ -364,7 +366,9 @@ class Catalog:
         if record is not None and record.stamp == stamp:
             damage = damage_of_files(record.model)
             return record.model if damage is None else replace(record.model, damage=damage)
-        model = build_model(entry, self.store.metadata_cache, modified_at=stat.st_mtime)
+        if not described:
+            return build_model(entry, None, modified_at=changed_at(stat))
+        model = build_model(entry, self.store.metadata_cache, modified_at=changed_at(stat))
         if model.damage is None:  # what is damaged may be repaired without a change to its manifest
             self._records[entry.path] = _Record(stamp, model)
         return model
@@ -395,17 +399,19 @@ class Catalog:
         return found
 
     # Below the others, since inside the class its name would hide the type `list`.
-    def list(self) -> tuple[Model, ...]:
-        """Newest first. A name that several stores have is listed once, as it is used."""
+    def list(self, *, described: bool = True) -> tuple[Model, ...]:
+        """Newest first. A name that several stores have is listed once, as it is used. `described` False: the files of
+        models that weren't looked into yet aren't opened for it, so that what only they tell is missing (what a model
+        can do, its sizes; damage that only their headers show)."""
         found: dict[tuple[str, ...], _Found] = {}
         for root in self._roots:
             for entry in iter_manifests(root):
                 if entry.name.key not in found:
-                    found[entry.name.key] = _Found(entry.name, self._model(entry))
+                    found[entry.name.key] = _Found(entry.name, self._model(entry, described=described))
         aliases = self._aliases_by_name(found.values())
         taken = {each.model.name.lower() for each in found.values()}
         shelved: dict[str, Model] = {}
-        for model in (model for shelf in self.shelves for model in shelf.list()):
+        for model in (model for shelf in self.shelves for model in shelf.list(described=described)):
             if model.name.lower() not in taken:
                 shelved.setdefault(model.name.lower(), model)
         models = [*shelved.values()]

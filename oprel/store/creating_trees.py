@@ -17,6 +17,7 @@ from oprel.store.recipes import GivenFile, Recipe
 from oprel.store.store import Store
 from oprel.store.tree_texts import TreeTexts
 from oprel.store.trees import Trees
+from oprel.store.versions import Change
 
 __all__ = ["CreatingTree", "is_for_tree"]
 
@@ -55,7 +56,7 @@ class CreatingTree:
         def progress(done: int, total: int) -> None:
             self._report("reading the files", None, total, done)
 
-        made = self._trees.add(folder, self._recipe.name, texts=texts, progress=progress)
+        made = self._trees.add(folder, self._recipe.name, texts=texts, progress=progress, change=Change("create"))
         self._report("writing manifest")
         return made.name
 

@@ -9,10 +9,12 @@ from msgspec import Struct
 
 from oprel.errors import ModelDamagedError, StoreError
 from oprel.schema import Pooling
-from oprel.store.gguf_reader import GgufTensor, GgufValue, HeaderError, SkippedArray, read_header
+from oprel.store.gguf_reader import MAGIC, GgufTensor, GgufValue, HeaderError, SkippedArray, read_header
 from oprel.store.gguf_types import FILE_TYPES, GUESSED_FILE_TYPE, POOLINGS, UNKNOWN_QUANTIZATION
 
-__all__ = ["GgufMetadata", "GgufTensor", "GgufValue", "SkippedArray", "parameter_size", "read_gguf"]
+__all__ = [
+    "GgufMetadata", "GgufTensor", "GgufValue", "SkippedArray", "check_beginning", "parameter_size", "read_gguf",
+]  # fmt: skip
 
 ARRAY_LIMIT = 1024
 _F16_BYTES = 2
@@ -170,6 +172,18 @@ def read_gguf(path: Path, *, model: str = "", array_limit: int = ARRAY_LIMIT) ->
         values=header.values,
         tensors=header.tensors,
     )
+
+
+def check_beginning(path: Path, *, model: str) -> None:
+    """As little as a listing of many models can afford: that the file begins as a GGUF file does. Raises as
+    `read_gguf`."""
+    try:
+        with path.open("rb", buffering=0) as handle:
+            if handle.read(len(MAGIC)) == MAGIC:
+                return
+    except OSError as problem:
+        raise StoreError(f"The file of {model!r} can't be read: {problem.strerror}.") from problem
+    raise ModelDamagedError(f"The file of {model!r} doesn't begin with 'GGUF'.", model=model)
 
 
 def parameter_size(count: int) -> str:

@@ -14,7 +14,7 @@ from msgspec import Struct
 
 from oprel.store.gguf_types import TENSOR_TYPES
 
-__all__ = ["GgufTensor", "GgufValue", "HeaderError", "RawHeader", "SkippedArray", "read_header"]
+__all__ = ["MAGIC", "GgufTensor", "GgufValue", "HeaderError", "RawHeader", "SkippedArray", "read_header"]
 
 MAX_TENSORS = 1 << 16
 MAX_KEYS = 1 << 12
@@ -162,9 +162,13 @@ class _Cursor:
         while count:
             self._need(8)
             window, at, last = self._window, self._at, len(self._window) - 8
-            while count and at <= last:
-                at += 8 + unpack(window, at)[0]
-                count -= 1
+            for done in range(count):  # noqa: B007  # a vocabulary has 100,000 and more; it is looked at below
+                if at > last:
+                    break
+                at += unpack(window, at)[0] + 8
+            else:
+                done = count
+            count -= done
             self._at = at
             if self.remaining < 0:
                 raise _cut_short(self.position, self._size)

@@ -24,10 +24,13 @@ __all__ = [
     "Manifest",
     "ManifestEntry",
     "ModelConfig",
+    "changed_at",
+    "check_removable",
     "decode_json",
     "encode_config",
     "encode_manifest",
     "find_spelling",
+    "is_taken",
     "iter_manifests",
     "parse_manifest",
     "read_small",
@@ -37,6 +40,7 @@ MAX_MANIFEST_BYTES = 4 << 20
 MAX_TEXT_BYTES = 1 << 20
 MAX_LAYERS = 1000
 MAX_SIZE_BYTES = 1 << 50
+_YEAR_9999 = 253_370_764_800.0
 
 MANIFEST_TYPE = "application/vnd.docker.distribution.manifest.v2+json"
 CONFIG_TYPE = "application/vnd.docker.container.image.v1+json"
@@ -162,7 +166,7 @@ def read_small(path: Path, limit_bytes: int = MAX_TEXT_BYTES) -> bytes:
     """A whole small file. Raises StoreError for one that can't be read or is larger."""
     try:
         if not path.is_file():
-            raise StoreError(f"the file {path.name} is missing")
+            raise StoreError(f"the file {path.name} {'is no plain file' if is_taken(path) else 'is missing'}")
         with path.open("rb") as handle:
             data = handle.read(limit_bytes + 1)
     except OSError as problem:
@@ -170,6 +174,22 @@ def read_small(path: Path, limit_bytes: int = MAX_TEXT_BYTES) -> bytes:
     if len(data) > limit_bytes:
         raise StoreError(f"the file {path.name} is larger than {limit_bytes >> 10} KiB")
     return data
+
+
+def changed_at(status: os.stat_result) -> float:
+    """Unix seconds, in a year that a calendar has: a file may say anything."""
+    return min(max(status.st_mtime, 0.0), _YEAR_9999)
+
+
+def is_taken(path: Path) -> bool:
+    """Whether anything is where a manifest would be: what can't be one, such as a dead link, is a damaged model."""
+    return os.path.lexists(path)
+
+
+def check_removable(path: Path) -> None:
+    """Raises InvalidRequestError for what no store has made where its manifests are, and is more than a file."""
+    if path.is_dir() and not path.is_symlink():
+        raise InvalidRequestError(f"{path} is a folder, where a model's manifest would be: remove it by hand.")
 
 
 def iter_manifests(root: Path, *below: str) -> Iterator[ManifestEntry]:

@@ -12,7 +12,7 @@ from msgspec.structs import replace
 from oprel.errors import InvalidRequestError, OprelError
 from oprel.schema import Message, Model, ModelFile, Role, TextPart
 from oprel.store.capabilities import capabilities_of
-from oprel.store.gguf import GgufMetadata, parameter_size
+from oprel.store.gguf import GgufMetadata, check_beginning, parameter_size
 from oprel.store.gguf_types import UNKNOWN_QUANTIZATION
 from oprel.store.manifests import (
     MAX_MANIFEST_BYTES,
@@ -39,8 +39,9 @@ class _StoredMessage(Struct, frozen=True):
     content: str = ""
 
 
-def build_model(entry: ManifestEntry, cache: MetadataCache, *, modified_at: float) -> Model:
-    """Never raises: a model that can't be read has `damage` and as much else as could be found out."""
+def build_model(entry: ManifestEntry, cache: MetadataCache | None, *, modified_at: float) -> Model:
+    """Never raises: a model that can't be read has `damage` and as much else as could be found out. `cache` None: its
+    GGUF files aren't looked into."""
     model = Model(name=str(entry.name), digest="", format="", files=(), size_bytes=0, modified_at=modified_at)
     try:
         data = read_small(entry.path, MAX_MANIFEST_BYTES)
@@ -84,7 +85,7 @@ def _files(manifest: Manifest, root: Path) -> tuple[ModelFile, ...]:
     )
 
 
-def _described(model: Model, manifest: Manifest, entry: ManifestEntry, cache: MetadataCache) -> Model:
+def _described(model: Model, manifest: Manifest, entry: ManifestEntry, cache: MetadataCache | None) -> Model:
     root = entry.root
     config: ModelConfig = decode_json(_read(manifest.config, root), ModelConfig)
     parameters = _parameters(manifest, root)
@@ -119,14 +120,18 @@ def _described(model: Model, manifest: Manifest, entry: ManifestEntry, cache: Me
     return _with_metadata(model, cache, stated=stated)
 
 
-def _with_metadata(model: Model, cache: MetadataCache, *, stated: tuple[str, ...]) -> Model:
+def _with_metadata(model: Model, cache: MetadataCache | None, *, stated: tuple[str, ...]) -> Model:
     if (damage := damage_of_files(model)) is not None:
         return replace(model, capabilities=frozenset(stated), damage=damage)
-    metadata = _metadata(model, "weights", cache)
-    projector = _metadata(model, "projector", cache)
-    if metadata is None:
-        return model
-    parts = [cache.get(Digest(f.digest), Path(f.path), model=model.name) for f in model.files if f.role == "weights"]
+    if cache is None:
+        for file in model.files:
+            if file.role in ("weights", "projector"):
+                check_beginning(Path(file.path), model=model.name)
+        return replace(model, capabilities=frozenset(stated))
+    parts = [_metadata(model, file, cache) for file in model.files if file.role == "weights"]
+    projectors = (file for file in model.files if file.role == "projector")
+    projector = next((_metadata(model, file, cache) for file in projectors), None)
+    metadata = parts[0]
     parameter_count = sum(part.parameter_count for part in parts)  # the parts of a split file have tensors each
     quantization = model.quantization
     if quantization in ("", UNKNOWN_QUANTIZATION):
@@ -150,10 +155,7 @@ def _with_metadata(model: Model, cache: MetadataCache, *, stated: tuple[str, ...
     )
 
 
-def _metadata(model: Model, role: str, cache: MetadataCache) -> GgufMetadata | None:
-    file = next((file for file in model.files if file.role == role), None)
-    if file is None:
-        return None
+def _metadata(model: Model, file: ModelFile, cache: MetadataCache) -> GgufMetadata:
     return cache.get(Digest(file.digest), Path(file.path), model=model.name)
 
 

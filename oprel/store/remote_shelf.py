@@ -66,7 +66,8 @@ class RemoteShelf:
         return tuple(section.problem for section in self._sections if section.problem is not None)
 
     # Below the others, since its name would hide the type.
-    def list(self) -> tuple[Model, ...]:
+    def list(self, *, described: bool = True) -> tuple[Model, ...]:
+        """They are known by their servers' answers, or not at all."""
         found: dict[str, Model] = {}
         for section in self._sections:
             for model in section.models():

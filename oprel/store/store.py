@@ -7,7 +7,6 @@ killed at any point: what was visible stays valid, what was not is swept later. 
 from __future__ import annotations
 
 import contextlib
-import errno
 import hashlib
 import time
 from collections.abc import Iterator, Sequence
@@ -27,14 +26,17 @@ from oprel.store.manifests import (
     Layer,
     Manifest,
     ManifestEntry,
+    check_removable,
     encode_config,
     encode_manifest,
     find_spelling,
+    is_taken,
     parse_manifest,
     read_small,
 )
 from oprel.store.metadata_cache import MetadataCache
 from oprel.store.names import Digest, DigestPrefix, ModelName
+from oprel.store.quarantine import put_aside
 from oprel.store.resumable import ResumableBlob, remove_resumables
 from oprel.store.verified import Verified
 from oprel.store.versions import Change, Retention, Version, Versions
@@ -182,7 +184,7 @@ class Store:
         can't be used."""
         with self._lock.held():
             path = find_spelling(self.models_dir, source).manifest_path(self.models_dir)
-            if not path.is_file():
+            if not is_taken(path):
                 return False
             data, manifest = self._read_manifest(source, path)
             origin = self.versions.history.origins(source).get(hashlib.sha256(data).hexdigest())
@@ -281,33 +283,22 @@ class Store:
     def quarantine(self, digest: Digest) -> Path | None:
         """Put a blob that isn't what its name says aside, outside of the store's tree. None if it isn't here, or if
         that is another file system: then it stays until a good one takes its place."""
-        path = digest.blob_path(self.models_dir)
-        with self._lock.held(), translated(f"put {path.name} aside"):
-            if not path.exists():
-                return None
-            target = self.state_dir / "quarantine" / f"{path.name}-{time.time_ns()}"
-            self.disk.make_folder(target.parent, mode=0o700)
-            try:
-                self.disk.rename(path, target)
-            except OSError as problem:
-                if problem.errno == errno.EXDEV:
-                    return None
-                raise
-            self.disk.sync_folder(path.parent)
-            self.disk.sync_folder(target.parent)
-        return target
+        with self._lock.held():
+            return put_aside(digest.blob_path(self.models_dir), self.state_dir, disk=self.disk)
 
     def delete(self, name: ModelName) -> bool:
         """Remove a model, its versions, and the blobs that no other needs; False if it isn't here.
 
         Blobs younger than an hour stay for the next time (another process may be about to use them), and all stay
-        while a pull or creation runs, or while any manifest can't be read, since it might need them.
+        while a pull or creation runs, or while any manifest can't be read, since it might need them. Raises
+        InvalidRequestError for a folder in a manifest's place.
         """
         with self._lock.held():
             spelled = find_spelling(self.models_dir, name)
             path = spelled.manifest_path(self.models_dir)
-            if not path.is_file():
+            if not is_taken(path):
                 return False
+            check_removable(path)
             self.versions.before_change(spelled, self.versions.current(spelled) or "", Change("delete"))
             with translated(f"delete {str(name)!r}"):
                 self.disk.remove(path)

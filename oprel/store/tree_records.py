@@ -5,10 +5,12 @@ from __future__ import annotations
 import hashlib
 from pathlib import Path
 
+from msgspec import Struct
 from msgspec.structs import replace
 
 from oprel.errors import InvalidRequestError, OprelError
 from oprel.schema import Model, ModelFile
+from oprel.store.blobs import BlobRef
 from oprel.store.capabilities import of_jinja
 from oprel.store.folders import FolderFacts, check_relative, read_facts
 from oprel.store.gguf import parameter_size
@@ -16,13 +18,27 @@ from oprel.store.manifests import MAX_MANIFEST_BYTES, Layer, Manifest, ManifestE
 from oprel.store.records import damage_of_files
 from oprel.store.tree_texts import is_text_layer, with_texts
 
-__all__ = ["TREE_FILE", "build_tree_model", "tree_files"]
+__all__ = ["TREE_FILE", "TreeFile", "build_tree_model", "listed_files"]
 
 TREE_FILE = "application/vnd.oprel.tree.file"
 
 
-def build_tree_model(entry: ManifestEntry, *, modified_at: float) -> Model:
-    """Never raises: a model that can't be read has `damage` and as much else as could be found out."""
+class TreeFile(Struct, frozen=True):
+    """A file as a manifest lists it, whether it is there or not: `name` in the model's folder, `path` on disk."""
+
+    name: str
+    path: Path
+    blob: BlobRef
+
+    @property
+    def folder(self) -> str:
+        """The name of the model's folder: its digest."""
+        return self.path.parents[self.name.count("/")].name
+
+
+def build_tree_model(entry: ManifestEntry, *, modified_at: float, described: bool = True) -> Model:
+    """Never raises: a model that can't be read has `damage` and as much else as could be found out. `described` False:
+    its files aren't looked into."""
     model = Model(name=str(entry.name), digest="", format="", files=(), size_bytes=0, modified_at=modified_at)
     try:
         data = read_small(entry.path, MAX_MANIFEST_BYTES)
@@ -32,15 +48,22 @@ def build_tree_model(entry: ManifestEntry, *, modified_at: float) -> Model:
         model = replace(model, files=_files(manifest, folder), size_bytes=manifest.size_bytes)
         if (damage := damage_of_files(model)) is not None:
             return replace(model, format="safetensors", damage=damage)
+        if not described:
+            return replace(model, format="safetensors")
         return with_texts(_described(model, read_facts(folder)), manifest, folder)
     except OprelError as problem:
         sentence = f"Model {model.name!r} is damaged: {problem.message.rstrip('.')}; import it again."
         return replace(model, format="safetensors", damage=sentence)
 
 
-def tree_files(data: bytes, root: Path) -> tuple[ModelFile, ...]:
-    """The files that a manifest names, in the folder below `root` that it belongs to. Raises InvalidRequestError."""
-    return _files(parse_manifest(data), root / hashlib.sha256(data).hexdigest())
+def listed_files(data: bytes, root: Path) -> tuple[TreeFile, ...]:
+    """All that a manifest lists, the model's texts too, in the folder below `root` that it belongs to. Raises
+    InvalidRequestError."""
+    manifest = parse_manifest(data)
+    folder = root / hashlib.sha256(data).hexdigest()
+    _files(manifest, folder)  # raises for what is no folder's manifest
+    layers = {layer.name: layer for layer in (manifest.config, *manifest.layers)}
+    return tuple(TreeFile(check_relative(name), folder / name, layer.blob) for name, layer in layers.items())
 
 
 def _files(manifest: Manifest, folder: Path) -> tuple[ModelFile, ...]:

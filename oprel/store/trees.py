@@ -11,10 +11,7 @@ whole and durable, and a manifest is written after it: what is visible is comple
 from __future__ import annotations
 
 import contextlib
-import fcntl
 import hashlib
-import os
-import secrets
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -23,9 +20,9 @@ import msgspec
 from msgspec import Struct
 from msgspec.structs import replace
 
-from oprel.errors import InvalidNameError, InvalidRequestError, StoreError
+from oprel.errors import InvalidNameError, InvalidRequestError, ModelDamagedError, OprelError, SourceError, StoreError
 from oprel.schema import Model
-from oprel.store.blobs import BlobWriter, hash_file
+from oprel.store.blobs import BlobWriter, hash_file, remove_partials
 from oprel.store.disk import Disk, FileLock, translated
 from oprel.store.folders import FolderFile, check_relative, read_facts, scan_folder
 from oprel.store.manifests import (
@@ -34,21 +31,26 @@ from oprel.store.manifests import (
     Layer,
     Manifest,
     ManifestEntry,
+    changed_at,
+    check_removable,
     find_spelling,
+    is_taken,
     iter_manifests,
     parse_manifest,
     read_small,
 )
 from oprel.store.names import Digest, DigestPrefix, ModelName
+from oprel.store.quarantine import put_aside
 from oprel.store.records import damage_of_files
-from oprel.store.tree_records import TREE_FILE, build_tree_model
+from oprel.store.tree_records import TREE_FILE, TreeFile, build_tree_model, listed_files
+from oprel.store.tree_staging import is_held, is_staging, staging_folder
 from oprel.store.tree_texts import TreeTexts, is_text_file
+from oprel.store.verified import Verified
 from oprel.store.versions import Change, Retention, Version, Versions
 
 __all__ = ["ImportedTree", "Trees"]
 
 _CONFIG = "config.json"
-_STAGING = (".oprel-", ".partial")
 # An import that isn't done holds a lock on its folder; this covers the moment before it does.
 _STAGING_GRACE_S = 60.0
 
@@ -85,7 +87,9 @@ class Trees:
             retention=retention or Retention(),
             links=False,  # the folder of a version that is kept stays where it is
         )
-        self._lock = FileLock(state_dir.expanduser().absolute() / "trees.lock")
+        self._state_dir = state_dir.expanduser().absolute()
+        self._lock = FileLock(self._state_dir / "trees.lock")
+        self._verified = Verified(self._state_dir / "verified")  # which the store beside it has as well
         self._records: dict[Path, _Record] = {}
 
     def __repr__(self) -> str:
@@ -101,13 +105,13 @@ class Trees:
             return None
         spelled = find_spelling(self.trees_dir, parsed)
         path = spelled.manifest_path(self.trees_dir)
-        return self._model(ManifestEntry(spelled, path, self.trees_dir)) if path.is_file() else None
+        return self._model(ManifestEntry(spelled, path, self.trees_dir)) if is_taken(path) else None
 
-    def list(self) -> tuple[Model, ...]:
-        return tuple(self._model(entry) for entry in iter_manifests(self.trees_dir))
+    def list(self, *, described: bool = True) -> tuple[Model, ...]:
+        return tuple(self._model(entry, described=described) for entry in iter_manifests(self.trees_dir))
 
     def has(self, name: ModelName) -> bool:
-        return find_spelling(self.trees_dir, name).manifest_path(self.trees_dir).is_file()
+        return is_taken(find_spelling(self.trees_dir, name).manifest_path(self.trees_dir))
 
     def delete(self, name: str) -> bool:
         """Removes the name with its versions, and the folders that no other name has; False if it isn't here."""
@@ -115,8 +119,9 @@ class Trees:
         with self._lock.held():
             spelled = find_spelling(self.trees_dir, parsed)
             path = spelled.manifest_path(self.trees_dir)
-            if not path.is_file():
+            if not is_taken(path):
                 return False
+            check_removable(path)
             needed = self._needed()
             self.versions.before_change(spelled, self.versions.current(spelled) or "", Change("delete"))
             with translated(f"delete {name!r}"):
@@ -179,8 +184,7 @@ class Trees:
         files = tuple(file for file in files if not is_text_file(file.name))  # those of a model that it is made of
         _check_facts(source)
         self.sweep()
-        with contextlib.ExitStack() as stack:
-            staging = self._staging(stack)
+        with staging_folder(self.trees_dir, disk=self.disk) as staging:
             layers = self._fill(staging, source, files, progress)
             layers |= self._write_texts(staging, texts or TreeTexts())
             manifest = _encoded(layers)
@@ -193,8 +197,8 @@ class Trees:
     @contextlib.contextmanager
     def scratch(self) -> Iterator[Path]:
         """A folder beside the models, gone with the block (swept, where the process is killed)."""
-        with contextlib.ExitStack() as stack:
-            yield self._staging(stack)
+        with staging_folder(self.trees_dir, disk=self.disk) as folder:
+            yield folder
 
     def verify(self, name: str) -> str | None:
         """Reads every file of a model; a sentence about the first that isn't what the manifest says."""
@@ -206,31 +210,48 @@ class Trees:
                 return f"{Path(file.path).name!r} isn't what it was when the model was imported"
         return None
 
+    def listed(self) -> Iterator[tuple[ModelName, Digest, tuple[TreeFile, ...]]]:
+        """Of each name its model's digest and all files that are to be in its folder; a manifest that can't be read is
+        passed over."""
+        for entry in iter_manifests(self.trees_dir):
+            with contextlib.suppress(OprelError):
+                data = read_small(entry.path, MAX_MANIFEST_BYTES)
+                yield entry.name, Digest(hashlib.sha256(data).hexdigest()), listed_files(data, self.trees_dir)
+
+    def put_back(self, file: TreeFile, copy: Path) -> None:
+        """A file that is damaged or missing, from a good copy of it: shared, linked or copied, and read on the way.
+        What is in its place is put aside; nothing else changes. Raises ModelDamagedError for a copy that isn't what
+        the file is to be, InvalidRequestError for one that is no plain file, StoreError."""
+        with self.scratch() as staging, BlobWriter.open(staging, self.trees_dir, disk=self.disk) as writer:
+            writer.fill_from(copy)
+            try:
+                writer.finish(file.blob.digest)
+            except SourceError as problem:
+                raise ModelDamagedError(
+                    f"The file {copy.name!r} isn't the one that is missing.", model="", digest=file.blob.digest.hex
+                ) from problem
+            with self._lock.held():
+                if Digest(file.folder) not in self._needed():
+                    raise StoreError(f"The model of {file.name!r} was removed meanwhile.")
+                put_aside(file.path, self._state_dir, disk=self.disk)
+                writer.move_to(file.path)
+                self._verified.note(file.blob.digest, file.path)
+
     def sweep(self, *, min_age_s: float = _STAGING_GRACE_S) -> int:
         """Remove what imports that were killed have left; returns how many folders."""
         removed = 0
         with contextlib.suppress(OSError, StoreError), self._lock.held():
             oldest = time.time() - min_age_s
             needed = self._needed()
+            remove_partials(self.trees_dir, disk=self.disk, min_age_s=min_age_s)  # manifests in the making
             for path in sorted(self.trees_dir.iterdir()):
-                is_staging = path.name.startswith(_STAGING[0])
                 is_orphan = _is_digest(path.name) and Digest(path.name) not in needed
-                if (is_staging or is_orphan) and path.lstat().st_ctime <= oldest and not _is_held(path):
+                if (is_staging(path) or is_orphan) and path.lstat().st_ctime <= oldest and not is_held(path):
                     self._remove_tree(path)
                     removed += 1
         return removed
 
     # -- steps
-
-    def _staging(self, stack: contextlib.ExitStack) -> Path:
-        """A folder of this import's own, gone at the end unless it was published."""
-        path = self.trees_dir / f"{os.getpid()}-{secrets.token_hex(8)}".join(_STAGING)
-        with translated(f"write in {self.trees_dir}"):
-            self.disk.make_folder(self.trees_dir, mode=0o700)
-            self.disk.make_folder(path, mode=0o700)
-        stack.callback(self._remove_tree, path)
-        stack.enter_context(_holding(path))
-        return path
 
     def _fill(
         self, staging: Path, source: Path, files: tuple[FolderFile, ...], progress: Progress | None
@@ -251,6 +272,7 @@ class Trees:
                 writer.fill_from(source / file.name, progress=report)
                 digest = writer.finish()
                 writer.move_to(target)
+            self._verified.note(digest, target)
             size = target.stat().st_size
             done += size
             layers[file.name] = Layer(TREE_FILE, str(digest), size, name=file.name)
@@ -270,11 +292,20 @@ class Trees:
         target = self.trees_dir / digest.hex
         if target.is_dir():
             if _is_whole(target, manifest):
+                self._refresh(target, staging, manifest)
                 return
             self._remove_tree(target)  # damaged, and this one is whole
         with translated("keep a model's folder"):
             self.disk.rename(staging, target)
             self.disk.sync_folder(self.trees_dir)
+
+    def _refresh(self, target: Path, staging: Path, manifest: Manifest) -> None:
+        """File by file, so that the model can be loaded meanwhile: those that were there have the right sizes, and
+        these were read."""
+        with translated("keep a model's files"):
+            for layer in (manifest.config, *manifest.layers):
+                self.disk.rename(staging / layer.name, target / layer.name)
+                self.disk.sync_folder((target / layer.name).parent)
 
     def _give(self, name: ModelName, manifest: bytes, change: Change) -> ModelName:
         """A name to a folder that is there, under the lock."""
@@ -313,7 +344,7 @@ class Trees:
 
     # -- records
 
-    def _model(self, entry: ManifestEntry) -> Model:
+    def _model(self, entry: ManifestEntry, *, described: bool = True) -> Model:
         try:
             status = entry.path.stat()
         except OSError:
@@ -323,8 +354,8 @@ class Trees:
         if record is not None and record.stamp == stamp:
             damage = damage_of_files(record.model)
             return record.model if damage is None else replace(record.model, damage=damage)
-        model = build_tree_model(entry, modified_at=status.st_mtime)
-        if model.damage is None:
+        model = build_tree_model(entry, modified_at=changed_at(status), described=described)
+        if described and model.damage is None:
             self._records[entry.path] = _Record(stamp, model)
         return model
 
@@ -341,25 +372,6 @@ def _check_facts(source: Path) -> None:
         read_facts(source)
     except InvalidRequestError as problem:
         raise InvalidRequestError(f"{source.name!r} can't be taken: {problem.message.rstrip('.')}.") from problem
-
-
-@contextlib.contextmanager
-def _holding(folder: Path) -> Iterator[None]:
-    """A lock on the folder itself, which stays when it is renamed and ends with this process."""
-    descriptor = os.open(folder, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
-    try:
-        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        yield
-    finally:
-        os.close(descriptor)
-
-
-def _is_held(folder: Path) -> bool:
-    try:
-        with _holding(folder):
-            return False
-    except OSError:
-        return True
 
 
 def _is_whole(folder: Path, manifest: Manifest) -> bool:

@@ -16,7 +16,7 @@ from oprel.store.catalog import Catalog
 from oprel.store.garbage import unreferenced
 from oprel.store.manifests import MAX_MANIFEST_BYTES, ManifestEntry, iter_manifests, parse_manifest, read_small
 from oprel.store.names import Digest
-from oprel.store.tree_records import tree_files
+from oprel.store.tree_records import listed_files
 
 __all__ = ["Finding", "FindingKind", "Verification", "verify"]
 
@@ -116,8 +116,8 @@ def _files_of(entry: ManifestEntry, is_tree: bool) -> Iterator[tuple[Digest, Pat
         for blob in manifest.blobs:
             yield blob.digest, blob.digest.blob_path(entry.root), blob.size_bytes
         return
-    for file in tree_files(data, entry.root):
-        yield Digest(file.digest), Path(file.path), file.size_bytes
+    for file in listed_files(data, entry.root):
+        yield file.blob.digest, file.path, file.blob.size_bytes
 
 
 def _read(catalog: Catalog, files: list[_File], progress: Progress | None) -> list[Finding]:

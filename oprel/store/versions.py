@@ -19,7 +19,7 @@ from pathlib import Path
 
 from msgspec import Struct
 
-from oprel.errors import InvalidNameError, InvalidRequestError, NoSpaceError, OprelError, StoreError
+from oprel.errors import InvalidRequestError, NoSpaceError, OprelError, StoreError
 from oprel.store.blobs import BlobRef, BlobWriter
 from oprel.store.disk import Disk, translated
 from oprel.store.history import Action, Event, History
@@ -97,9 +97,13 @@ class Versions:
         return tuple(sorted(told.values(), key=lambda version: not version.is_current))
 
     def current(self, name: ModelName) -> str | None:
-        """The digest of the manifest that the name has now."""
+        """The digest of the manifest that the name has now, whatever is wrong with it; of what is too large for one, of
+        its beginning. Raises StoreError."""
         path = find_spelling(self._root, name).manifest_path(self._root)
-        return hashlib.sha256(path.read_bytes()).hexdigest() if path.is_file() else None
+        if not path.is_file():
+            return None
+        with translated(f"read the manifest of {str(name)!r}"), path.open("rb") as handle:
+            return hashlib.sha256(handle.read(MAX_MANIFEST_BYTES + 1)).hexdigest()
 
     def choose(self, name: ModelName, wanted: DigestPrefix | None) -> Version:
         """The one whose digest starts so; None: the one before. Raises InvalidRequestError, StoreError."""
@@ -282,8 +286,9 @@ class Versions:
             current = self.current(name)
             if current is not None:
                 path = find_spelling(self._root, name).manifest_path(self._root)
-                in_use.update(blob.digest for blob in parse_manifest(path.read_bytes()).blobs)
-        except (InvalidNameError, InvalidRequestError, OSError):
+                manifest = parse_manifest(read_small(path, MAX_MANIFEST_BYTES))
+                in_use.update(blob.digest for blob in manifest.blobs)
+        except OprelError:
             return None
         return current
 

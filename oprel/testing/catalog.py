@@ -71,7 +71,7 @@ class ScriptedCatalog:
                 return model
         raise ModelNotFoundError(f"Model {name[:200]!r} isn't here; get it with: oprel pull {name[:200]}", model=name)
 
-    def list(self) -> tuple[Model, ...]:
+    def list(self, *, described: bool = True) -> tuple[Model, ...]:
         return tuple(reversed(self.models))
 
     def metadata(self, model: Model, *, full: bool = False) -> GgufMetadata:

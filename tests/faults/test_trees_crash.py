@@ -1,5 +1,5 @@
-"""A folder's name is copied, given back and taken away, and the process is killed at every step: every model that is
-listed is whole, and the next run succeeds."""
+"""A folder's name is copied, given back and taken away, a file of it is put back, and the process is killed at every
+step: every model that is listed is whole, and the next run succeeds."""
 
 from __future__ import annotations
 
@@ -63,6 +63,45 @@ def test_a_death_at_any_step(tmp_path: Path, action: Action) -> None:
         if versions(trees) != after:
             action(trees)
         assert versions(trees) == after
+        if not died:
+            assert step >= 3
+            break
+
+
+@pytest.mark.parametrize("is_there", [True, False], ids=["damaged", "missing"])
+def test_a_death_while_a_file_is_put_back(tmp_path: Path, is_there: bool) -> None:
+    """The other files are as they were, and what is in its place is the damaged file, nothing, or the right one."""
+    source = write_folder(tmp_path / "source")
+    right = (source / "model.safetensors").read_bytes()
+    wrong = bytes(len(right))
+    for step in steps():
+        folder = tmp_path / str(step)
+        trees = opened(folder)
+        trees.add(source, "m")
+        ((_, _, files),) = trees.listed()
+        file = next(file for file in files if file.name == "model.safetensors")
+        file.path.unlink()
+        if is_there:
+            file.path.write_bytes(wrong)
+        died = False
+        try:
+            opened(folder, DyingDisk(step)).put_back(file, source / file.name)
+        except Died:
+            died = True
+        trees = opened(folder)
+        assert not file.path.exists() or file.path.read_bytes() in (wrong, right)
+        assert {path.name for path in file.path.parent.iterdir()} - {file.name} == {
+            "config.json",
+            "tokenizer.json",
+            "tokenizer_config.json",
+        }
+        aside = [path.read_bytes() for path in (folder / "state").glob("quarantine/*")]
+        if is_there and not file.path.exists():
+            assert aside == [wrong]
+        trees.put_back(file, source / file.name)
+        assert trees.verify("m") is None
+        trees.sweep(min_age_s=-1.0)
+        assert sorted(path.name for path in trees.trees_dir.iterdir()) == sorted([file.folder, "manifests"])
         if not died:
             assert step >= 3
             break

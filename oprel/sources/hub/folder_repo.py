@@ -26,19 +26,18 @@ from oprel.errors import InvalidRequestError, SourceError
 from oprel.net.outside import OutsideClient
 from oprel.schema import Model
 from oprel.sources.hub.access import HubAccess
-from oprel.sources.hub.fetching import fetch_large
-from oprel.sources.hub.listing import HubFile, Listing, is_whole, read_file
+from oprel.sources.hub.fetching import fetch_into
+from oprel.sources.hub.listing import HubFile, Listing, read_file
 from oprel.sources.progress import PullProgress, Report
 from oprel.sources.threads import StopFlag, in_thread
-from oprel.store import BlobWriter, Catalog, HubReference, Trees, hash_file
-from oprel.store.folders import check_relative, is_taken, why_never_taken
+from oprel.store import Catalog, HubReference, Trees
+from oprel.store.folders import is_taken, why_never_taken
 from oprel.store.versions import Change
 
 __all__ = ["pull_folder"]
 
 _WORK = ".hub"
 _STALE_S = 7 * 24 * 3600.0
-_MAX_SMALL_BYTES = 64 << 20
 _MAX_INDEX_BYTES = 32 << 20
 _INDEX = "model.safetensors.index.json"
 _CONFIG = "config.json"
@@ -70,7 +69,7 @@ async def pull_folder(
     folder = trees.trees_dir / _WORK / hashlib.sha256(f"{listing.id}@{listing.commit}".encode()).hexdigest()[:32]
     with _working_in(folder, listing):
         for file in selected.files:
-            await _fetch(client, access, listing, file, folder, catalog=catalog, report=report)
+            await fetch_into(folder, client, access, listing, file, store=catalog.store, report=report)
         report(PullProgress("verifying sha256 digest"))
         name = reference.stored_name()
         change = Change("pull", str(replace(reference, revision=None)), listing.commit)
@@ -129,50 +128,8 @@ async def _json(client: OutsideClient, access: HubAccess, listing: Listing, file
     return value if isinstance(value, dict) else {}
 
 
-async def _fetch(
-    client: OutsideClient,
-    access: HubAccess,
-    listing: Listing,
-    file: HubFile,
-    folder: Path,
-    *,
-    catalog: Catalog,
-    report: Report,
-) -> None:
-    """One file into the folder, unless it is there, whole, from an earlier try."""
-    target = folder / check_relative(file.name)
-    if await in_thread(lambda stop: _is_kept(file, target, stop)):
-        return
-    if file.sha256 is not None:
-        writer = await fetch_large(client, access, listing, file, store=catalog.store, report=report)
-        await asyncio.to_thread(_place, writer, target)
-        return
-    data = await read_file(client, access, listing, file, _MAX_SMALL_BYTES)
-
-    def write() -> None:
-        writer = catalog.store.new_blob(size_bytes=len(data))
-        writer.write(data)
-        writer.finish()
-        _place(writer, target)
-
-    await asyncio.to_thread(write)
-
-
 def _few(texts: list[str]) -> str:
     return "; ".join(texts[:5]) + (f"; and {len(texts) - 5} more" if len(texts) > 5 else "")
-
-
-def _place(writer: BlobWriter, target: Path) -> None:
-    with writer:
-        writer.move_to(target)
-
-
-def _is_kept(file: HubFile, target: Path, stop: StopFlag) -> bool:
-    if not target.is_file() or target.stat().st_size != file.size_bytes:
-        return False
-    if file.sha256 is not None:
-        return hash_file(target, progress=lambda _: stop.check()) == file.sha256
-    return is_whole(file, target.read_bytes())
 
 
 @contextmanager

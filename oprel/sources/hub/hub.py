@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from pathlib import Path
 
 from oprel.errors import SourceError
 from oprel.hardware import detect_hardware
@@ -15,8 +16,9 @@ from oprel.sources.hub.files import RepoFiles, sort_files
 from oprel.sources.hub.folder_repo import pull_folder
 from oprel.sources.hub.gguf_repo import pull_gguf
 from oprel.sources.hub.listing import Listing, SearchHit, list_repo, search
+from oprel.sources.hub.single_files import fetch_single_files
 from oprel.sources.progress import PullProgress, Report
-from oprel.sources.wishes import PullWish
+from oprel.sources.wishes import PullWish, Take, WantedFile
 from oprel.store import Catalog, HubReference, Trees
 
 __all__ = ["Hub"]
@@ -60,6 +62,33 @@ class Hub:
                 listing=listing,
                 files=files,
                 choice=choice,
+                report=report,
+            )
+
+    async def fetch_files(
+        self,
+        reference: HubReference,
+        revision: str,
+        wanted: Sequence[WantedFile],
+        *,
+        folder: Path,
+        take: Take,
+        report: Report,
+    ) -> None:
+        """Single files of a repository that is a folder, as they were at the commit `revision` (empty: it isn't
+        known), by way of `folder`. Those that it has otherwise are passed over. Raises SourceError, StoreError."""
+        access = await asyncio.to_thread(self._access)
+        branch = reference.quantization or _MAIN
+        async with access.client() as client:
+            await fetch_single_files(
+                client,
+                access,
+                store=self._catalog.store,
+                reference=reference,
+                revisions=(revision, branch) if revision else (branch,),
+                wanted=wanted,
+                folder=folder,
+                take=take,
                 report=report,
             )
 

@@ -191,7 +191,7 @@ class TestCache:
 
 
 def test_500_models_are_listed_in_less_than_three_times_the_time_of_5(tmp_path: Path) -> None:
-    """In a process of its own each, as a user sees it, when the headers of the files have been read once."""
+    """In a process of its own each, as a user sees it, of a store that was never seen before."""
     best = {}
     for count in (5, 500):
         home = tmp_path / str(count)
@@ -200,12 +200,13 @@ def test_500_models_are_listed_in_less_than_three_times_the_time_of_5(tmp_path: 
             ollamas.add(f"m{number}", [("model", gguf_bytes({"general.architecture": "llama", "n": number}))])
         environ = {**os.environ, "HOME": str(home), "OPREL_PORT": "1"}
         times = []
-        for _ in range(4):
+        for _ in range(3):
             began = time.perf_counter()
             ended = subprocess.run(
                 [sys.executable, "-m", "oprel", "list"], env=environ, capture_output=True, text=True, check=True
             )
             times.append(time.perf_counter() - began)
             assert len(ended.stdout.splitlines()) == count + 1
-        best[count] = min(times[1:])
+        assert not (home / ".oprel" / "state" / "gguf").exists(), "no header was read"
+        best[count] = min(times)
     assert best[500] < 3 * best[5], best

@@ -12,11 +12,12 @@ from pathlib import Path
 import pytest
 from support.ollama_store import OllamaStore
 from support.tiny_gguf import CHAT_VALUES, EMBED_VALUES, gguf_bytes, write_tiny_gguf
+from support.tree_folders import write_folder
 
 from oprel.config import Settings
 from oprel.errors import InvalidNameError, InvalidRequestError, ModelDamagedError, ModelNotFoundError
 from oprel.schema import Model
-from oprel.store import Aliases, Catalog, SkippedArray, Store
+from oprel.store import Aliases, Catalog, GgufMetadata, SkippedArray, Store, Trees, read_gguf
 
 CHAT = gguf_bytes()
 TOOLS = "{% if tools %}{{ tools }}{% endif %}<think>{{ m }}</think>"
@@ -219,6 +220,8 @@ def _assert_damage_is_told(main: OllamaStore, catalog: Catalog, damage: Breakage
     assert "broken:latest" in broken.damage
     assert broken.damage.endswith(".")
     assert listed["broken:latest"].damage == broken.damage
+    briefly = {model.name: model.damage for model in catalog.list(described=False)}
+    assert briefly == {"good:latest": None, "broken:latest": broken.damage}
     with pytest.raises(ModelDamagedError):
         catalog.metadata(broken)
 
@@ -363,17 +366,51 @@ def test_five_hundred_models_are_listed_quickly(main: OllamaStore, tmp_path: Pat
     assert len(models) == 500
 
 
-def test_headers_are_parsed_once_for_all_starts(
-    main: OllamaStore, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+@pytest.fixture
+def headers(monkeypatch: pytest.MonkeyPatch) -> list[Path]:
+    """The files whose headers are read, each time that they are."""
+    read: list[Path] = []
+
+    def counted(path: Path, *, model: str = "") -> GgufMetadata:
+        read.append(path)
+        return read_gguf(path, model=model)
+
+    monkeypatch.setattr("oprel.store.metadata_cache.read_gguf", counted)
+    return read
+
+
+def test_headers_are_parsed_once_for_all_starts(main: OllamaStore, tmp_path: Path, headers: list[Path]) -> None:
+    main.add("m", [("model", CHAT), ("projector", gguf_bytes({"general.architecture": "clip"}))])
+    main.add("same", [("model", CHAT), ("system", b"another")])
+    first = catalog_of(tmp_path).list()
+    assert len(headers) == len(set(headers)) == 2
+    assert catalog_of(tmp_path).list() == first
+    assert len(headers) == 2
+
+
+def test_a_store_never_seen_is_listed_without_reading_headers(
+    main: OllamaStore, tmp_path: Path, headers: list[Path]
 ) -> None:
-    main.add("m", [("model", CHAT)])
-    first = catalog_of(tmp_path).find("m")
-
-    def refuse(*args: object, **kwargs: object) -> None:
-        raise AssertionError("the header was read again")
-
-    monkeypatch.setattr("oprel.store.metadata_cache.read_gguf", refuse)
-    assert catalog_of(tmp_path).find("m") == first
+    """Names, sizes, and what Ollama's configs say; a folder's files aren't read either."""
+    config = {"model_format": "gguf", "model_family": "llama", "model_type": "7B", "file_type": "Q4_0"}
+    for number in range(20):
+        weights = gguf_bytes({"general.architecture": "llama", "n": number})
+        main.add(f"m{number}", [("model", weights), ("template", b"{{ .Prompt }}")], config=config)
+    store = Store(tmp_path / "models", state_dir=tmp_path / "state")
+    trees = Trees(tmp_path / "trees", state_dir=tmp_path / "state")
+    trees.add(write_folder(tmp_path / "folder"), "tree")
+    catalog = Catalog(store, shelves=(Trees(tmp_path / "trees", state_dir=tmp_path / "state"),))
+    briefly = {model.name: model for model in catalog.list(described=False)}
+    assert headers == []
+    assert (briefly["m0:latest"].parameter_size, briefly["m0:latest"].quantization) == ("7B", "Q4_0")
+    assert briefly["tree:latest"].architecture == ""
+    whole = {model.name: model for model in catalog.list()}
+    assert len(headers) == 20
+    assert [(model.name, model.digest, model.size_bytes, model.files) for model in briefly.values()] == [
+        (model.name, model.digest, model.size_bytes, model.files) for model in whole.values()
+    ]
+    assert whole["tree:latest"].architecture == "LlamaForCausalLM"
+    assert {model.name: model for model in catalog.list(described=False)} == whole, "what is known is told"
 
 
 @pytest.mark.parametrize("state", ["rubbish in the cache", "a cache that can't be written"])
