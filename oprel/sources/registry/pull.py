@@ -11,7 +11,9 @@ from collections.abc import Callable
 
 from oprel.errors import InvalidRequestError, ModelNotFoundError, SourceError
 from oprel.sources.progress import PullProgress, Report
-from oprel.sources.registry.session import MANIFEST_TYPE, Reach, RegistrySession, read_body
+from oprel.sources.registry.bodies import read_body
+from oprel.sources.registry.reach import Reach
+from oprel.sources.registry.session import MANIFEST_TYPE, RegistrySession
 from oprel.sources.registry.sharing import SharedDownloads
 from oprel.sources.transfer import fetch_blob
 from oprel.store import BlobRef, ModelName, Store
@@ -41,7 +43,7 @@ class RegistryPull:
         manifest = _checked(data)
         missing = await asyncio.to_thread(self._missing, manifest)
         for blob in manifest.blobs:
-            await self._blob(name, blob, session.authorization, report, is_here=blob not in missing)
+            await self._blob(session, blob, report, is_here=blob not in missing)
         report(PullProgress("verifying sha256 digest"))
         report(PullProgress("writing manifest"))
         spelled, _ = await asyncio.to_thread(self._store.write_manifest, name, data)
@@ -64,7 +66,7 @@ class RegistryPull:
             require_space(disk, folder, sum(blob.size_bytes for blob in missing) + reserve_bytes(disk, folder))
         return missing
 
-    async def _blob(self, name: ModelName, blob: BlobRef, authorization: str, report: Report, *, is_here: bool) -> None:
+    async def _blob(self, known: RegistrySession, blob: BlobRef, report: Report, *, is_here: bool) -> None:
         def completed(done: int, total: int | None) -> None:
             report(PullProgress(f"pulling {blob.digest.short}", str(blob.digest), blob.size_bytes, done))
 
@@ -74,8 +76,8 @@ class RegistryPull:
 
         async def start(tell: Callable[[int, int | None], None]) -> None:
             # A client of its own: whoever began may leave before those who wait with it.
-            async with self._reach.client(name) as client:
-                session = RegistrySession(client, name, self._reach, authorization=authorization)
+            async with self._reach.client(known.name) as client:
+                session = RegistrySession(client, known.name, self._reach, known=known)
                 with await fetch_blob(
                     client,
                     f"{session.base}/blobs/{blob.digest}",

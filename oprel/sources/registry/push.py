@@ -15,7 +15,8 @@ from urllib.parse import urlencode
 from oprel.errors import InvalidRequestError, ModelNotFoundError, OprelError, SourceError, StoreError
 from oprel.net.outside import OutsideResponse, next_url
 from oprel.sources.progress import PullProgress, Report
-from oprel.sources.registry.session import MANIFEST_TYPE, Reach, RegistrySession
+from oprel.sources.registry.reach import Reach
+from oprel.sources.registry.session import MANIFEST_TYPE, RegistrySession
 from oprel.store import BlobRef, ModelName
 from oprel.store.manifests import Layer, Manifest, find_spelling, parse_manifest, read_small
 from oprel.store.store import Store

@@ -6,20 +6,21 @@ import asyncio
 import hashlib
 import json
 import random
-from collections.abc import AsyncGenerator, Callable, Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
 from support.file_server import FileHandler, running_files
 from support.model_registry import ModelRegistry, blob_of, running_registry
+from support.registry_places import Place, lines_of
 from support.store_checks import assert_valid_store
 from support.tiny_gguf import write_tiny_gguf
 
 from oprel.errors import ModelNotFoundError, NoSpaceError, OprelError, SourceError
-from oprel.sources import Puller, PullProgress
-from oprel.sources.registry import Login, Logins
-from oprel.store import Catalog, ModelName, Store
+from oprel.sources import PullProgress
+from oprel.sources.registry import Login
+from oprel.store import ModelName
 from oprel.store.disk import Disk
 
 MEDIA = "application/vnd.ollama.image.model"
@@ -38,27 +39,6 @@ def quick(monkeypatch: pytest.MonkeyPatch) -> None:
 def registry() -> Iterator[ModelRegistry]:
     with running_registry() as registry:
         yield registry
-
-
-class Place:
-    def __init__(self, folder: Path, *, disk: Disk | None = None, trusted: tuple[str, ...] = ()) -> None:
-        self.store = Store(folder / "models", state_dir=folder / "state", disk=disk)
-        self.logins = Logins(folder / "state/logins.json")
-        self.puller = Puller(Catalog(self.store), logins=self.logins.path, trusted_registries=trusted)
-
-    def pull(self, name: str, *, insecure: bool = True) -> list[PullProgress]:
-        return asyncio.run(_lines(self.puller.pull(name, insecure=insecure)))
-
-    def push(self, name: str, *, insecure: bool = True) -> list[PullProgress]:
-        return asyncio.run(_lines(self.puller.push(name, insecure=insecure)))
-
-    def files(self) -> list[str]:
-        folder = self.store.models_dir
-        return sorted(str(path.relative_to(folder)) for path in folder.rglob("*") if path.is_file())
-
-
-async def _lines(steps: AsyncGenerator[PullProgress, None]) -> list[PullProgress]:
-    return [step async for step in steps]
 
 
 @pytest.fixture
@@ -337,7 +317,9 @@ def test_two_models_share_the_download_of_a_blob(registry: ModelRegistry, place:
     registry.server.pause_s = 0.005
 
     async def both() -> None:
-        await asyncio.gather(*(_lines(place.puller.pull(f"{registry.host}/a/b:{tag}", insecure=True)) for tag in "cd"))
+        await asyncio.gather(
+            *(lines_of(place.puller.pull(f"{registry.host}/a/b:{tag}", insecure=True)) for tag in "cd")
+        )
 
     asyncio.run(both())
     assert len([1 for path, _ in registry.server.requests if hashlib.sha256(WEIGHTS).hexdigest() in path]) == 1
@@ -349,8 +331,8 @@ def test_who_leaves_first_does_not_end_the_others_download(registry: ModelRegist
     registry.server.pause_s = 0.02
 
     async def both() -> list[PullProgress]:
-        first = asyncio.ensure_future(_lines(place.puller.pull(f"{registry.host}/a/b:c", insecure=True)))
-        second = asyncio.ensure_future(_lines(place.puller.pull(f"{registry.host}/a/b:d", insecure=True)))
+        first = asyncio.ensure_future(lines_of(place.puller.pull(f"{registry.host}/a/b:c", insecure=True)))
+        second = asyncio.ensure_future(lines_of(place.puller.pull(f"{registry.host}/a/b:d", insecure=True)))
         await asyncio.to_thread(registry.server.wait_sent, len(WEIGHTS) // 4)
         first.cancel()
         return await second
@@ -363,7 +345,7 @@ def test_the_last_to_leave_ends_the_download(registry: ModelRegistry, place: Pla
     registry.server.pause_s = 0.05
 
     async def leave() -> None:
-        pulling = asyncio.ensure_future(_lines(place.puller.pull(f"{registry.host}/a/b:c", insecure=True)))
+        pulling = asyncio.ensure_future(lines_of(place.puller.pull(f"{registry.host}/a/b:c", insecure=True)))
         await asyncio.to_thread(registry.server.wait_sent, len(WEIGHTS) // 4)
         pulling.cancel()
         await asyncio.gather(pulling, return_exceptions=True)
