@@ -25,7 +25,7 @@ from oprel.errors import InvalidRequestError, NoSpaceError, SourceError
 from oprel.store.disk import Disk, translated
 from oprel.store.names import Digest
 
-__all__ = ["BlobRef", "BlobWriter", "Progress", "hash_file", "remove_partials", "require_space"]
+__all__ = ["BlobRef", "BlobWriter", "Progress", "Published", "hash_file", "remove_partials", "require_space"]
 
 _PARTIAL = ("oprel-", ".partial")  # in Ollama's own folder the name says whose the file is
 _BLOCK_BYTES = 1 << 20

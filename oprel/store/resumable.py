@@ -25,7 +25,7 @@ import msgspec
 from msgspec import Struct
 
 from oprel.errors import NoSpaceError, SourceError
-from oprel.store.blobs import BlobWriter, require_space
+from oprel.store.blobs import BlobWriter, Published, require_space
 from oprel.store.disk import Disk, translated
 from oprel.store.names import Digest
 from oprel.store.spans import Spans
@@ -54,8 +54,8 @@ class ResumableBlob(BlobWriter):
     be called from several threads, `hash_front` from one at a time.
     """
 
-    def __init__(self, path: Path, models_dir: Path, *, disk: Disk) -> None:
-        super().__init__(path, models_dir, disk=disk)
+    def __init__(self, path: Path, models_dir: Path, *, disk: Disk, published: Published | None = None) -> None:
+        super().__init__(path, models_dir, disk=disk, published=published)
         self._journal_path = path.with_suffix(".journal")
         self._journal = -1
         self._guard = threading.Lock()
@@ -65,10 +65,13 @@ class ResumableBlob(BlobWriter):
         self.validator = ""
 
     @classmethod
-    def resume(cls, folder: Path, models_dir: Path, *, disk: Disk, key: str) -> ResumableBlob | None:
-        """None while another writer has it. `key` says what is being made: the same key, the same file."""
+    def resume(
+        cls, folder: Path, models_dir: Path, *, disk: Disk, key: str, published: Published | None = None
+    ) -> ResumableBlob | None:
+        """None while another writer has it. `key` says what is being made: the same key, the same file. `published` is
+        told of the blob when it has its name."""
         name = f"oprel-{sha256(key.encode()).hexdigest()[:40]}.part"
-        blob = cls(folder / name, models_dir, disk=disk)
+        blob = cls(folder / name, models_dir, disk=disk, published=published)
         with translated(f"write in {folder}"):
             disk.make_folder(folder, mode=0o700)
             return blob if blob._take() else None

@@ -115,7 +115,9 @@ class Store:
     def resume_blob(self, key: str) -> ResumableBlob | None:
         """What an earlier process had of `key`, or its beginning; None while another one is at it. A context manager
         that keeps what is unfinished. Raises StoreError."""
-        return ResumableBlob.resume(self.partial_dir(), self.models_dir, disk=self.disk, key=key)
+        return ResumableBlob.resume(
+            self.partial_dir(), self.models_dir, disk=self.disk, key=key, published=self.verified.note
+        )
 
     def import_gguf(
         self,
@@ -231,10 +233,19 @@ class Store:
         return version
 
     def has_blob(self, blob: BlobRef) -> bool:
-        """By its size; `verify_blob` reads it."""
+        """By its size; `has_whole_blob` reads it where it must."""
         try:
             return blob.digest.blob_path(self.models_dir).stat().st_size == blob.size_bytes
         except OSError:
+            return False
+
+    def has_whole_blob(self, blob: BlobRef, *, progress: Progress | None = None) -> bool:
+        """Whether it holds what its name says: read unless it looks as it did when it was found whole. False for one
+        that can't be read. Blocking."""
+        path = blob.digest.blob_path(self.models_dir)
+        try:
+            return self.has_blob(blob) and self.verified.check(blob.digest, path, progress=progress)
+        except StoreError:
             return False
 
     def add_file(self, path: Path) -> BlobRef:

@@ -14,7 +14,7 @@ import pytest
 from support.file_server import FileHandler, running_files
 from support.model_registry import ModelRegistry, blob_of, running_registry
 from support.registry_places import Place, lines_of
-from support.store_checks import assert_valid_store
+from support.store_checks import assert_valid_store, snapshot
 from support.tiny_gguf import write_tiny_gguf
 
 from oprel.errors import ModelNotFoundError, NoSpaceError, OprelError, SourceError
@@ -175,6 +175,69 @@ def test_an_old_version_stays_when_the_new_one_fails(registry: ModelRegistry, pl
         place.pull(name)
     assert ModelName.parse(name).manifest_path(place.store.models_dir).read_bytes() == before
     assert_valid_store(place.store.models_dir)
+
+
+@pytest.mark.parametrize("is_on_record", [False, True])
+def test_a_blob_that_rotted_is_fetched_again(
+    registry: ModelRegistry, place: Place, tmp_path: Path, is_on_record: bool
+) -> None:
+    """Of the right name and size, and pulled before or put there by another program."""
+    registry.add("a/b:c", [(WEIGHTS, "model"), (b"be brief", "system")])
+    name = f"{registry.host}/a/b:c"
+    digest = hashlib.sha256(WEIGHTS).hexdigest()
+    blob = place.store.models_dir / f"blobs/sha256-{digest}"
+    if is_on_record:
+        place.pull(name)
+    blob.parent.mkdir(parents=True, exist_ok=True)
+    blob.write_bytes(WEIGHTS[:-1] + bytes([WEIGHTS[-1] ^ 1]))
+    registry.server.requests.clear()
+    assert place.pull(name)[-1].status == "success"
+    assert blob.read_bytes() == WEIGHTS
+    assert [path for path, _ in registry.server.requests if digest in path]
+    assert assert_valid_store(place.store.models_dir) == 1
+
+
+def test_a_blob_is_read_once_and_then_known(
+    registry: ModelRegistry, place: Place, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """One that was fetched isn't read again; one that another program put there is, once."""
+    from oprel.store import verified
+
+    read: list[str] = []
+    real = verified.hash_file
+
+    def noted(path: Path, **more: Any) -> Any:
+        read.append(path.name)
+        return real(path, **more)
+
+    monkeypatch.setattr(verified, "hash_file", noted)
+    registry.add("a/b:c", [(WEIGHTS, "model")])
+    name = f"{registry.host}/a/b:c"
+    place.pull(name)
+    place.pull(name)
+    assert read == []
+    other = WEIGHTS[::-1]
+    registry.add("a/b:d", [(other, "model")])
+    blob = place.store.models_dir / f"blobs/sha256-{hashlib.sha256(other).hexdigest()}"
+    blob.write_bytes(other)
+    for _ in range(2):
+        lines = place.pull(f"{registry.host}/a/b:d")
+        first = next(line for line in lines if line.digest)
+        assert (first.completed, first.total) == (len(other), len(other))
+    assert read == [blob.name]
+
+
+def test_a_damaged_blob_stays_where_no_good_one_is_to_be_had(registry: ModelRegistry, place: Place) -> None:
+    registry.add("a/b:c", [(WEIGHTS, "model")])
+    name = f"{registry.host}/a/b:c"
+    place.pull(name)
+    blob = place.store.models_dir / f"blobs/sha256-{hashlib.sha256(WEIGHTS).hexdigest()}"
+    blob.write_bytes(WEIGHTS[::-1])
+    del registry.server.files[f"/v2/a/b/blobs/sha256:{hashlib.sha256(WEIGHTS).hexdigest()}"]
+    before = snapshot(place.store.models_dir)
+    with pytest.raises(SourceError, match="isn't there"):
+        place.pull(name)
+    assert snapshot(place.store.models_dir) == before
 
 
 def test_blobs_may_lie_where_a_redirect_leads(registry: ModelRegistry, tmp_path: Path, monkeypatch: Any) -> None:
