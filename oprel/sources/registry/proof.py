@@ -27,12 +27,16 @@ from oprel.sources.registry.logins import Login
 from oprel.sources.registry.machine_key import Signer
 from oprel.sources.registry.reach import Reach
 
-__all__ = ["Proof"]
+__all__ = ["DeniedError", "Proof"]
 
 MAX_TOKEN_BYTES = 64 << 10
 _REALMS = {"registry-1.docker.io": "auth.docker.io"}  # https only; any other realm must be the registry's own host
 _ACCOUNTS = {"registry.ollama.ai": "https://ollama.com/settings/keys"}
 _NO_BODY = b64encode(sha256(b"").hexdigest().encode()).decode("ascii")
+
+
+class DeniedError(SourceError):
+    """The registry knows who asks, or that nobody does, and that isn't enough."""
 
 
 class Proof:
@@ -50,7 +54,8 @@ class Proof:
 
     async def meet(self, challenged: Mapping[str, str], *, is_refused: bool) -> str:
         """The value of `Authorization` that meets a 401's challenge; `is_refused`: the value that this gave for the
-        same request wasn't enough. Raises SourceError when there is no better one."""
+        same request wasn't enough. Raises DeniedError when there is no better one,
+        SourceError."""
         challenge = parse_challenge(challenged.get("www-authenticate", ""))
         if challenge is None:
             raise self.denied()
@@ -60,7 +65,7 @@ class Proof:
             return _basic(self._reach.login)
         return f"Bearer {await self._token(challenge, is_refused=is_refused)}"
 
-    def denied(self) -> SourceError:
+    def denied(self) -> DeniedError:
         """Says what the user can do about it; a public key is no secret."""
         hints = []
         if self._signer is not None:
@@ -70,7 +75,7 @@ class Proof:
             hints.append("log in again")
         elif self._asked.host not in _ACCOUNTS:
             hints.append(f"log in with: oprel login {self._host}")
-        return SourceError(f"unauthorized: access denied ({'; or '.join(hints)})".removesuffix(" ()"))
+        return DeniedError(f"unauthorized: access denied ({'; or '.join(hints)})".removesuffix(" ()"))
 
     async def _token(self, challenge: Challenge, *, is_refused: bool) -> str:
         realm = self._realm(challenge)

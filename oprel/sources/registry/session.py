@@ -9,12 +9,12 @@ from typing import TypeVar
 
 from tenacity import AsyncRetrying, retry_if_exception_type, stop_after_attempt
 
-from oprel.errors import SourceError
-from oprel.net.addresses import origin_of
+from oprel.errors import InvalidNameError, SourceError
+from oprel.net.addresses import InsideError, origin_of
 from oprel.net.outside import OutsideClient, OutsideResponse, TransientSourceError, require_ok
 from oprel.sources.download import ATTEMPTS, wait_before_retry
 from oprel.sources.registry.bodies import error_text, read_body
-from oprel.sources.registry.proof import Proof
+from oprel.sources.registry.proof import DeniedError, Proof
 from oprel.sources.registry.reach import Reach, api_base
 from oprel.store import ModelName
 
@@ -22,6 +22,10 @@ __all__ = ["MANIFEST_TYPE", "RegistrySession", "check_login"]
 
 MANIFEST_TYPE = "application/vnd.docker.distribution.manifest.v2+json"
 MAX_ERROR_BYTES = 4 << 10
+_INSIDE_HINT = (
+    "A registry that is meant to be there is reached with 'insecure' (--insecure) by plain http, or by https once the "
+    "setting trusted_registries names it."
+)
 
 Content = Callable[[], AsyncIterable[bytes]] | bytes | None
 T = TypeVar("T")
@@ -106,8 +110,13 @@ class RegistrySession:
     ) -> AsyncIterator[OutsideResponse]:
         sent = {**(headers or {}), **(self.headers if is_own else {})}
         body = content() if callable(content) else content
-        async with self._client.stream(url, method=method, headers=sent, content=body, follow=follow) as response:
-            yield response
+        try:
+            async with self._client.stream(url, method=method, headers=sent, content=body, follow=follow) as response:
+                yield response
+        except InsideError as problem:
+            if problem.origin == origin_of(self.base):
+                raise SourceError(f"{problem.message} {_INSIDE_HINT}") from problem
+            raise
 
 
 def _challenge_of(response: OutsideResponse) -> Mapping[str, str] | None:
@@ -117,10 +126,16 @@ def _challenge_of(response: OutsideResponse) -> Mapping[str, str] | None:
 
 async def check_login(host: str, reach: Reach) -> None:
     """Whether the registry takes the login. Raises SourceError, InvalidNameError."""
-    name = ModelName(host, "library", "any", "latest")
+    try:
+        name = ModelName(host, "library", "any", "latest")
+    except InvalidNameError:
+        raise InvalidNameError(f"{host!r} isn't a registry's host; write it as HOST or HOST:PORT.", name=host) from None
     async with reach.client(name) as client:
         session = RegistrySession(client, name, reach)
         url = f"{api_base(name, is_insecure=reach.is_insecure)}/v2/"
-        async with session.send("GET", url) as response:
-            if response.status != 200:
-                raise await session.failed(f"log in to {host}", response)
+        try:
+            async with session.send("GET", url) as response:
+                if response.status != 200:
+                    raise await session.failed(f"log in to {host}", response)
+        except DeniedError as problem:
+            raise SourceError(f"unauthorized: {host} doesn't take this user with this password") from problem
