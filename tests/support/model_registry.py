@@ -46,6 +46,9 @@ class ModelRegistry:
         self.nonces: set[str] = set()
         self.token_requests: list[dict[str, list[str]]] = []
         self.uploads: dict[str, bytearray] = {}
+        self.uploads_begun = 0
+        self.part_bytes = 0
+        self.tells_progress = True
         self.etags: list[str] = []
         server.specials.append(self._respond)
 
@@ -139,9 +142,16 @@ class ModelRegistry:
 
     def _upload(self, handler: FileHandler, repository: str, upload: str) -> None:
         if handler.command == "POST":
-            number = str(len(self.uploads) + 1)
+            self.uploads_begun += 1
+            number = str(self.uploads_begun)
             self.uploads[number] = bytearray()
             handler.answer(202, b"", {"Location": f"/v2/{repository}/blobs/uploads/{number}?state=a%2Fb"})
+        elif upload not in self.uploads:
+            handler.answer(404, b'{"errors": [{"code": "BLOB_UPLOAD_UNKNOWN"}]}')
+        elif handler.command == "GET":
+            last = len(self.uploads[upload]) - 1
+            known = {"Location": handler.path, "Range": f"0-{max(last, 0)}"}
+            handler.answer(204 if self.tells_progress else 405, b"", known)
         elif handler.command == "PATCH" and self.redirects_uploads and self.elsewhere is not None:
             first = handler.headers["Content-Range"].partition("-")[0]
             target = f"{self.elsewhere.origin}/parts/{upload}/{first}"
@@ -149,6 +159,7 @@ class ModelRegistry:
             handler.answer(307, b"", headers)
         elif handler.command == "PATCH":
             self.uploads[upload] += handler.body
+            self.part_bytes += len(handler.body)
             handler.answer(202, b"", {"Location": handler.path})
         else:
             self._complete(handler, repository, bytes(self.uploads[upload]))

@@ -3,15 +3,21 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncGenerator
+import random
+from collections.abc import AsyncGenerator, Callable
 from pathlib import Path
+from typing import Any
+
+import pytest
 
 from oprel.sources import Puller, PullProgress
 from oprel.sources.registry import Logins
 from oprel.store import Catalog, Store
 from oprel.store.disk import Disk
+from support.model_registry import ModelRegistry
+from support.tiny_gguf import write_tiny_gguf
 
-__all__ = ["Place", "lines_of"]
+__all__ = ["Place", "lines_of", "prepared", "trust"]
 
 
 class Place:
@@ -37,3 +43,25 @@ class Place:
 
 async def lines_of(steps: AsyncGenerator[PullProgress, None]) -> list[PullProgress]:
     return [step async for step in steps]
+
+
+def trust(monkeypatch: pytest.MonkeyPatch, origin: str) -> None:
+    """Let a second origin on loopback count as one outside."""
+    from oprel.net.outside import OutsideClient
+
+    real: Callable[..., None] = OutsideClient.__init__
+
+    def made(self: OutsideClient, *, trusted: tuple[str, ...] = (), **more: Any) -> None:
+        real(self, trusted=(*trusted, origin), **more)
+
+    monkeypatch.setattr(OutsideClient, "__init__", made)
+
+
+def prepared(place: Place, registry: ModelRegistry, tmp_path: Path, *, size: int = 5000) -> str:
+    """A model of a GGUF file with so many bytes more, to be pushed as `a/b:c`; its name."""
+    gguf = write_tiny_gguf(tmp_path / "m.gguf")
+    with gguf.open("ab") as handle:
+        handle.write(random.Random(1).randbytes(size))  # noqa: S311
+    name = f"{registry.host}/a/b:c"
+    place.store.import_gguf(gguf, name)
+    return name

@@ -148,16 +148,16 @@ def test_the_registry_holds_what_ollama_writes(registry: DockerRegistry, tmp_pat
 def test_layers_that_are_there_are_not_sent_again(
     registry: DockerRegistry, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from oprel.sources.registry import push
+    from oprel.sources.registry.upload import Upload
 
     begun: list[str] = []
-    real = push._Upload.run
+    real = Upload.run
 
     async def noted(self: Any, mount_from: str | None) -> None:
         begun.append(str(self._blob.digest))
         await real(self, mount_from)
 
-    monkeypatch.setattr(push._Upload, "run", noted)
+    monkeypatch.setattr(Upload, "run", noted)
     place = Place(tmp_path)
     first = f"{registry.host}/team/shared:v1"
     place.put(first, tmp_path)
@@ -174,7 +174,7 @@ def test_layers_that_are_there_are_not_sent_again(
 def test_a_blob_larger_than_a_part_goes_in_parts(
     registry: DockerRegistry, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("oprel.sources.registry.push.PART_BYTES", 1 << 20)
+    monkeypatch.setattr("oprel.sources.registry.upload.PART_BYTES", 1 << 20)
     here, there = Place(tmp_path / "here"), Place(tmp_path / "there")
     name = f"{registry.host}/team/large:v1"
     here.put(name, tmp_path, size=(3 << 20) + 17)

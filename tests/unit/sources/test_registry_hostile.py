@@ -6,14 +6,14 @@ import asyncio
 import hashlib
 import json
 import random
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
 from support.file_server import FileHandler, running_files
 from support.model_registry import ModelRegistry, blob_of, running_registry
-from support.registry_places import Place, lines_of
+from support.registry_places import Place, lines_of, prepared, trust
 from support.store_checks import assert_valid_store, snapshot
 from support.tiny_gguf import write_tiny_gguf
 
@@ -247,24 +247,12 @@ def test_blobs_may_lie_where_a_redirect_leads(registry: ModelRegistry, tmp_path:
     place = Place(tmp_path)
     with running_files() as storage:
         registry.elsewhere = storage
-        _trust(monkeypatch, storage.origin)
+        trust(monkeypatch, storage.origin)
         name = f"{registry.host}/a/b:c"
         place.pull(name)
         assert ModelName.parse(name).manifest_path(place.store.models_dir).read_bytes() == manifest_bytes
         assert storage.requests
         assert not any("authorization" in headers for _, headers in storage.requests)
-
-
-def _trust(monkeypatch: pytest.MonkeyPatch, origin: str) -> None:
-    """Let a second origin on loopback count as one outside."""
-    from oprel.net.outside import OutsideClient
-
-    real: Callable[..., None] = OutsideClient.__init__
-
-    def made(self: OutsideClient, *, trusted: tuple[str, ...] = (), **more: Any) -> None:
-        real(self, trusted=(*trusted, origin), **more)
-
-    monkeypatch.setattr(OutsideClient, "__init__", made)
 
 
 @pytest.mark.parametrize(
@@ -421,15 +409,6 @@ def test_the_last_to_leave_ends_the_download(registry: ModelRegistry, place: Pla
 # -- push
 
 
-def prepared(place: Place, registry: ModelRegistry, tmp_path: Path, *, size: int = 5000) -> str:
-    gguf = write_tiny_gguf(tmp_path / "m.gguf")
-    with gguf.open("ab") as handle:
-        handle.write(random.Random(1).randbytes(size))  # noqa: S311
-    name = f"{registry.host}/a/b:c"
-    place.store.import_gguf(gguf, name)
-    return name
-
-
 def test_a_model_that_is_not_here_is_not_pushed(registry: ModelRegistry, place: Place) -> None:
     told: list[str] = []
 
@@ -446,7 +425,7 @@ def test_a_model_that_is_not_here_is_not_pushed(registry: ModelRegistry, place: 
 def test_parts_go_where_a_redirect_leads_without_the_token(
     registry: ModelRegistry, place: Place, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("oprel.sources.registry.push.PART_BYTES", 2000)
+    monkeypatch.setattr("oprel.sources.registry.upload.PART_BYTES", 2000)
     registry.needs_token = registry.redirects_uploads = True
     name = prepared(place, registry, tmp_path)
     parts: dict[str, bytes] = {}
@@ -459,7 +438,7 @@ def test_parts_go_where_a_redirect_leads_without_the_token(
     with running_files() as storage:
         storage.specials.append(keep)
         registry.elsewhere = storage
-        _trust(monkeypatch, storage.origin)
+        trust(monkeypatch, storage.origin)
         assert place.push(name)[-1].status == "success"
         assert not any("authorization" in headers for _, headers in storage.requests)
     sums = [hashlib.md5(data).digest() for path, data in parts.items() if path.startswith("/parts/1/")]  # noqa: S324

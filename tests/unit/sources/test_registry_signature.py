@@ -158,7 +158,7 @@ def test_a_token_that_ends_in_an_upload_is_signed_for_anew(
     registry: ModelRegistry, place: Place, key: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Each token is good for one part: the next needs another, and no part is sent twice to no avail."""
-    monkeypatch.setattr("oprel.sources.registry.push.PART_BYTES", 200)
+    monkeypatch.setattr("oprel.sources.registry.upload.PART_BYTES", 200)
     know(registry, MachineKey(key).signer().public)
     parts: list[str] = []
 
