@@ -13,6 +13,7 @@ from oprel.errors import SourceError
 
 __all__ = [
     "Address",
+    "InsideError",
     "check_address",
     "check_literal",
     "default_port",
@@ -34,6 +35,14 @@ _INSIDE = tuple(
 _NAT64 = ipaddress.IPv6Network("64:ff9b::/96")
 
 Address = ipaddress.IPv4Address | ipaddress.IPv6Address
+
+
+class InsideError(SourceError):
+    """`origin` is what leads to an address inside."""
+
+    def __init__(self, message: str, *, origin: str) -> None:
+        super().__init__(message)
+        self.origin = origin
 
 
 def parse_url(url: str) -> httpx.URL:
@@ -105,8 +114,9 @@ def _unwrapped(address: Address) -> Address:
     return address.ipv4_mapped or address.sixtofour or address
 
 
-def _inside(url: httpx.URL) -> SourceError:
-    return SourceError(
+def _inside(url: httpx.URL) -> InsideError:
+    return InsideError(
         f"{shown_url(str(url))} leads to an address inside this machine or network, which isn't fetched from "
-        "unless it is configured there or named so."
+        "unless it is configured there or named so.",
+        origin=origin_of(str(url)),
     )

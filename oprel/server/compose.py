@@ -19,7 +19,7 @@ from oprel.version import __version__
 if TYPE_CHECKING:
     from oprel.sources import Puller
 
-__all__ = ["compose", "logins_file", "make_catalog", "make_puller", "make_registry"]
+__all__ = ["compose", "key_files", "logins_file", "make_catalog", "make_puller", "make_registry"]
 
 OPENAI = "openai"
 
@@ -74,12 +74,22 @@ def make_puller(settings: Settings, catalog: Catalog | None = None) -> Puller:
         trees=next(shelf for shelf in catalog.shelves if isinstance(shelf, Trees)),
         logins=logins_file(settings),
         trusted_registries=settings.trusted_registries,
+        key_files=key_files(settings),
     )
 
 
 def logins_file(settings: Settings) -> Path:
     """Where logins to registries are kept."""
     return settings.state_dir.expanduser() / "logins.json"
+
+
+def key_files(settings: Settings) -> tuple[Path, ...]:
+    """Where this machine's key for registries may be; it is made at the last. An account knows the key that Ollama has
+    already, so that comes first; where Oprel writes into Ollama's own store, there is no other."""
+    ollama = Path("~/.ollama").expanduser()
+    is_shared = settings.models_dir.expanduser() == ollama / "models"
+    own = () if is_shared else (settings.state_dir.expanduser() / "id_ed25519",)
+    return (ollama / "id_ed25519", *own)
 
 
 def make_registry(settings: Settings) -> Registry:

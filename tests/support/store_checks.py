@@ -9,7 +9,7 @@ from pathlib import Path
 
 from oprel.store.manifests import iter_manifests, parse_manifest
 
-__all__ = ["assert_ollamas_shape", "assert_valid_store"]
+__all__ = ["assert_ollamas_shape", "assert_valid_store", "snapshot"]
 
 _BLOB = re.compile(r"sha256-[0-9a-f]{64}")
 _PART = re.compile(r"[\w.:-]{1,350}")
@@ -30,6 +30,16 @@ def assert_valid_store(models_dir: Path) -> int:
         for blob in parse_manifest(entry.path.read_bytes()).blobs:
             assert blob.digest.blob_path(models_dir).stat().st_size == blob.size_bytes, entry.name
     return count
+
+
+def snapshot(models_dir: Path) -> dict[str, str]:
+    """Each file's digest, by its path in the tree: two that are equal are of trees with the same bytes. Empty folders
+    count for nothing."""
+    return {
+        str(path.relative_to(models_dir)): hashlib.sha256(path.read_bytes()).hexdigest()
+        for path in sorted(models_dir.rglob("*"))
+        if path.is_file() or path.is_symlink()
+    }
 
 
 def assert_ollamas_shape(models_dir: Path) -> None:

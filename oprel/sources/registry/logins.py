@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import os
-import secrets
 from pathlib import Path
 
 import msgspec
 from msgspec import Struct
 
 from oprel.errors import StoreError
+from oprel.sources.registry.private_files import private_file
 from oprel.store.disk import Disk, FileLock, translated
 
 __all__ = ["Login", "Logins"]
@@ -65,16 +64,5 @@ class Logins:
             raise StoreError(f"The file of logins {self.path} is damaged; remove it and log in again.") from None
 
     def _write(self, data: bytes) -> None:
-        beside = self.path.with_name(f"{self.path.name}.{secrets.token_hex(4)}")
-        with translated("keep the login"):
-            descriptor = os.open(beside, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
-            try:
-                self._disk.write(descriptor, data)
-                self._disk.sync(descriptor)
-                self._disk.rename(beside, self.path)
-                self._disk.sync_folder(self.path.parent)
-            except BaseException:
-                self._disk.remove(beside)
-                raise
-            finally:
-                os.close(descriptor)
+        with translated("keep the login"), private_file(self._disk, self.path, data) as written:
+            self._disk.rename(written, self.path)

@@ -1,7 +1,8 @@
 """Pull: manifest → each blob that isn't here, in its order, the config last → manifest written, byte for byte.
 
 Nothing of what the registry says is believed: digests are parsed before any of them becomes a path or a URL, sizes are
-bounded and compared with the disk, every blob is hashed, whatever else has the same digest.
+bounded and compared with the disk, every blob is hashed, whatever else has the same digest. Nor is a file in the store
+that has the right name and size, unless it looks as it did when it was last found whole.
 """
 
 from __future__ import annotations
@@ -10,9 +11,12 @@ import asyncio
 from collections.abc import Callable
 
 from oprel.errors import InvalidRequestError, ModelNotFoundError, SourceError
-from oprel.sources.progress import PullProgress, Report
-from oprel.sources.registry.session import MANIFEST_TYPE, Reach, RegistrySession, read_body
+from oprel.sources.progress import Completed, PullProgress, Report
+from oprel.sources.registry.bodies import read_body
+from oprel.sources.registry.reach import Reach
+from oprel.sources.registry.session import MANIFEST_TYPE, RegistrySession
 from oprel.sources.registry.sharing import SharedDownloads
+from oprel.sources.threads import StopFlag, in_thread
 from oprel.sources.transfer import fetch_blob
 from oprel.store import BlobRef, ModelName, Store
 from oprel.store.blobs import require_space
@@ -39,9 +43,9 @@ class RegistryPull:
             session = RegistrySession(client, name, self._reach)
             data = await session.retried(lambda: self._manifest(session))
         manifest = _checked(data)
-        missing = await asyncio.to_thread(self._missing, manifest)
+        await asyncio.to_thread(self._require_space, manifest)
         for blob in manifest.blobs:
-            await self._blob(name, blob, session.authorization, report, is_here=blob not in missing)
+            await self._blob(session, blob, report)
         report(PullProgress("verifying sha256 digest"))
         report(PullProgress("writing manifest"))
         spelled, _ = await asyncio.to_thread(self._store.write_manifest, name, data)
@@ -56,26 +60,25 @@ class RegistryPull:
                 raise await session.failed(_DOING, response)
             return await read_body(response, MAX_MANIFEST_BYTES)
 
-    def _missing(self, manifest: Manifest) -> set[BlobRef]:
-        """What must be fetched. Raises NoSpaceError when that wouldn't fit."""
+    def _require_space(self, manifest: Manifest) -> None:
+        """Raises NoSpaceError when what isn't here wouldn't fit."""
         missing = {blob for blob in manifest.blobs if not self._store.has_blob(blob)}
         if missing:
             folder, disk = self._store.partial_dir(), self._store.disk
             require_space(disk, folder, sum(blob.size_bytes for blob in missing) + reserve_bytes(disk, folder))
-        return missing
 
-    async def _blob(self, name: ModelName, blob: BlobRef, authorization: str, report: Report, *, is_here: bool) -> None:
+    async def _blob(self, known: RegistrySession, blob: BlobRef, report: Report) -> None:
         def completed(done: int, total: int | None) -> None:
             report(PullProgress(f"pulling {blob.digest.short}", str(blob.digest), blob.size_bytes, done))
 
-        if is_here:
+        if await self._is_here(blob, completed):
             completed(blob.size_bytes, None)
             return
 
         async def start(tell: Callable[[int, int | None], None]) -> None:
             # A client of its own: whoever began may leave before those who wait with it.
-            async with self._reach.client(name) as client:
-                session = RegistrySession(client, name, self._reach, authorization=authorization)
+            async with self._reach.client(known.name) as client:
+                session = RegistrySession(client, known.name, self._reach, known=known)
                 with await fetch_blob(
                     client,
                     f"{session.base}/blobs/{blob.digest}",
@@ -90,6 +93,19 @@ class RegistryPull:
                     await asyncio.to_thread(fetched.publish)
 
         await self._shared.fetch(str(blob.digest), start, completed)
+
+    async def _is_here(self, blob: BlobRef, completed: Completed) -> bool:
+        """A blob that is damaged isn't: fetching it puts a good one in its place."""
+        loop = asyncio.get_running_loop()
+
+        def run(stop: StopFlag) -> bool:
+            def progress(done: int) -> None:
+                stop.check()
+                loop.call_soon_threadsafe(completed, done, None)
+
+            return self._store.has_whole_blob(blob, progress=progress)
+
+        return await in_thread(run)
 
 
 def _checked(data: bytes) -> Manifest:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import io
 import json
 import random
 import urllib.request
@@ -16,6 +17,7 @@ from support.docker_registry import DockerRegistry, running_docker_registry
 from support.store_checks import assert_valid_store
 from support.tiny_gguf import write_tiny_gguf
 
+from oprel.cli import main
 from oprel.errors import ModelNotFoundError, SourceError
 from oprel.sources import Puller, PullProgress
 from oprel.sources.registry import Login, Logins, Reach, check_login
@@ -146,16 +148,16 @@ def test_the_registry_holds_what_ollama_writes(registry: DockerRegistry, tmp_pat
 def test_layers_that_are_there_are_not_sent_again(
     registry: DockerRegistry, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from oprel.sources.registry import push
+    from oprel.sources.registry.upload import Upload
 
     begun: list[str] = []
-    real = push._Upload.run
+    real = Upload.run
 
     async def noted(self: Any, mount_from: str | None) -> None:
         begun.append(str(self._blob.digest))
         await real(self, mount_from)
 
-    monkeypatch.setattr(push._Upload, "run", noted)
+    monkeypatch.setattr(Upload, "run", noted)
     place = Place(tmp_path)
     first = f"{registry.host}/team/shared:v1"
     place.put(first, tmp_path)
@@ -172,7 +174,7 @@ def test_layers_that_are_there_are_not_sent_again(
 def test_a_blob_larger_than_a_part_goes_in_parts(
     registry: DockerRegistry, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("oprel.sources.registry.push.PART_BYTES", 1 << 20)
+    monkeypatch.setattr("oprel.sources.registry.upload.PART_BYTES", 1 << 20)
     here, there = Place(tmp_path / "here"), Place(tmp_path / "there")
     name = f"{registry.host}/team/large:v1"
     here.put(name, tmp_path, size=(3 << 20) + 17)
@@ -221,6 +223,36 @@ def test_a_wrong_login_is_told_when_it_is_made(guarded: DockerRegistry) -> None:
     asyncio.run(check_login(guarded.host, Reach(is_insecure=True, login=Login(USER, PASSWORD))))
     with pytest.raises(SourceError, match="unauthorized"):
         asyncio.run(check_login(guarded.host, Reach(is_insecure=True, login=Login(USER, "no"))))
+
+
+def test_a_login_by_the_command_line_serves_pushes_and_pulls(
+    guarded: DockerRegistry, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Over plain http on loopback, each of two homes by itself, until it logs out."""
+    here, there = Place(tmp_path / "here"), Place(tmp_path / "there")
+    name = f"{guarded.host}/team/hidden:v1"
+    here.put(name, tmp_path)
+
+    def oprel(place: Place, *arguments: str, piped: str = "") -> int:
+        monkeypatch.setenv("OPREL_STATE_DIR", str(place.logins.parent))
+        monkeypatch.setattr("sys.stdin", io.StringIO(piped))
+        return main(arguments)
+
+    login = ("login", guarded.host, "-u", USER, "--password-stdin", "--insecure")
+    assert oprel(here, *login, piped="wrong\n") == 1
+    assert "doesn't take this user with this password" in capsys.readouterr().err
+    assert not here.logins.exists()
+    assert oprel(here, *login, piped=f"{PASSWORD}\n") == 0
+    assert here.logins.stat().st_mode & 0o777 == 0o600
+    here.push(name)
+    with pytest.raises(SourceError, match=f"log in with: oprel login {guarded.host}"):
+        there.pull(name)
+    assert oprel(there, *login, piped=f"{PASSWORD}\n") == 0
+    there.pull(name)
+    assert there.manifest(name) == here.manifest(name)
+    assert oprel(there, "logout", guarded.host) == 0
+    with pytest.raises(SourceError, match="unauthorized"):
+        there.pull(name)
 
 
 def test_a_blob_is_taken_from_the_repository_that_the_manifest_names(registry: DockerRegistry, tmp_path: Path) -> None:

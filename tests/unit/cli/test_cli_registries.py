@@ -51,6 +51,24 @@ def test_a_login_is_tried_and_kept(oprel: Oprel, registry: ModelRegistry, logins
 def test_a_wrong_login_is_not_kept(oprel: Oprel, registry: ModelRegistry, logins: Logins) -> None:
     ended: Any = oprel("login", registry.host, "-u", "alice", "--password-stdin", "--insecure", piped="hunter2\n")
     assert ended.code == 1
-    assert "unauthorized" in ended.err
+    assert ended.err.strip() == f"oprel: unauthorized: {registry.host} doesn't take this user with this password"
     assert "hunter2" not in ended.err + ended.out
+    assert logins.get(registry.host) is None
+
+
+def test_a_host_is_written_without_a_scheme(oprel: Oprel, registry: ModelRegistry, logins: Logins) -> None:
+    ended = oprel("login", registry.server.origin, "-u", "alice", "--password-stdin", "--insecure", piped="s3cr3t\n")
+    assert ended.code == 2
+    assert (
+        ended.err.strip()
+        == f"oprel: {registry.server.origin!r} isn't a registry's host; write it as HOST or HOST:PORT."
+    )
+
+
+def test_a_registry_inside_is_said_how_to_reach(oprel: Oprel, registry: ModelRegistry, logins: Logins) -> None:
+    ended = oprel("login", registry.host, "-u", "alice", "--password-stdin", piped="s3cr3t\n")
+    assert ended.code == 1
+    assert "--insecure" in ended.err
+    assert "trusted_registries" in ended.err
+    assert registry.server.requests == []
     assert logins.get(registry.host) is None

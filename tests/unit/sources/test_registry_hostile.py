@@ -6,20 +6,21 @@ import asyncio
 import hashlib
 import json
 import random
-from collections.abc import AsyncGenerator, Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
 from support.file_server import FileHandler, running_files
 from support.model_registry import ModelRegistry, blob_of, running_registry
-from support.store_checks import assert_valid_store
+from support.registry_places import Place, lines_of, prepared, trust
+from support.store_checks import assert_valid_store, snapshot
 from support.tiny_gguf import write_tiny_gguf
 
 from oprel.errors import ModelNotFoundError, NoSpaceError, OprelError, SourceError
-from oprel.sources import Puller, PullProgress
-from oprel.sources.registry import Login, Logins
-from oprel.store import Catalog, ModelName, Store
+from oprel.sources import PullProgress
+from oprel.sources.registry import Login
+from oprel.store import ModelName
 from oprel.store.disk import Disk
 
 MEDIA = "application/vnd.ollama.image.model"
@@ -38,27 +39,6 @@ def quick(monkeypatch: pytest.MonkeyPatch) -> None:
 def registry() -> Iterator[ModelRegistry]:
     with running_registry() as registry:
         yield registry
-
-
-class Place:
-    def __init__(self, folder: Path, *, disk: Disk | None = None, trusted: tuple[str, ...] = ()) -> None:
-        self.store = Store(folder / "models", state_dir=folder / "state", disk=disk)
-        self.logins = Logins(folder / "state/logins.json")
-        self.puller = Puller(Catalog(self.store), logins=self.logins.path, trusted_registries=trusted)
-
-    def pull(self, name: str, *, insecure: bool = True) -> list[PullProgress]:
-        return asyncio.run(_lines(self.puller.pull(name, insecure=insecure)))
-
-    def push(self, name: str, *, insecure: bool = True) -> list[PullProgress]:
-        return asyncio.run(_lines(self.puller.push(name, insecure=insecure)))
-
-    def files(self) -> list[str]:
-        folder = self.store.models_dir
-        return sorted(str(path.relative_to(folder)) for path in folder.rglob("*") if path.is_file())
-
-
-async def _lines(steps: AsyncGenerator[PullProgress, None]) -> list[PullProgress]:
-    return [step async for step in steps]
 
 
 @pytest.fixture
@@ -197,6 +177,69 @@ def test_an_old_version_stays_when_the_new_one_fails(registry: ModelRegistry, pl
     assert_valid_store(place.store.models_dir)
 
 
+@pytest.mark.parametrize("is_on_record", [False, True])
+def test_a_blob_that_rotted_is_fetched_again(
+    registry: ModelRegistry, place: Place, tmp_path: Path, is_on_record: bool
+) -> None:
+    """Of the right name and size, and pulled before or put there by another program."""
+    registry.add("a/b:c", [(WEIGHTS, "model"), (b"be brief", "system")])
+    name = f"{registry.host}/a/b:c"
+    digest = hashlib.sha256(WEIGHTS).hexdigest()
+    blob = place.store.models_dir / f"blobs/sha256-{digest}"
+    if is_on_record:
+        place.pull(name)
+    blob.parent.mkdir(parents=True, exist_ok=True)
+    blob.write_bytes(WEIGHTS[:-1] + bytes([WEIGHTS[-1] ^ 1]))
+    registry.server.requests.clear()
+    assert place.pull(name)[-1].status == "success"
+    assert blob.read_bytes() == WEIGHTS
+    assert [path for path, _ in registry.server.requests if digest in path]
+    assert assert_valid_store(place.store.models_dir) == 1
+
+
+def test_a_blob_is_read_once_and_then_known(
+    registry: ModelRegistry, place: Place, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """One that was fetched isn't read again; one that another program put there is, once."""
+    from oprel.store import verified
+
+    read: list[str] = []
+    real = verified.hash_file
+
+    def noted(path: Path, **more: Any) -> Any:
+        read.append(path.name)
+        return real(path, **more)
+
+    monkeypatch.setattr(verified, "hash_file", noted)
+    registry.add("a/b:c", [(WEIGHTS, "model")])
+    name = f"{registry.host}/a/b:c"
+    place.pull(name)
+    place.pull(name)
+    assert read == []
+    other = WEIGHTS[::-1]
+    registry.add("a/b:d", [(other, "model")])
+    blob = place.store.models_dir / f"blobs/sha256-{hashlib.sha256(other).hexdigest()}"
+    blob.write_bytes(other)
+    for _ in range(2):
+        lines = place.pull(f"{registry.host}/a/b:d")
+        first = next(line for line in lines if line.digest)
+        assert (first.completed, first.total) == (len(other), len(other))
+    assert read == [blob.name]
+
+
+def test_a_damaged_blob_stays_where_no_good_one_is_to_be_had(registry: ModelRegistry, place: Place) -> None:
+    registry.add("a/b:c", [(WEIGHTS, "model")])
+    name = f"{registry.host}/a/b:c"
+    place.pull(name)
+    blob = place.store.models_dir / f"blobs/sha256-{hashlib.sha256(WEIGHTS).hexdigest()}"
+    blob.write_bytes(WEIGHTS[::-1])
+    del registry.server.files[f"/v2/a/b/blobs/sha256:{hashlib.sha256(WEIGHTS).hexdigest()}"]
+    before = snapshot(place.store.models_dir)
+    with pytest.raises(SourceError, match="isn't there"):
+        place.pull(name)
+    assert snapshot(place.store.models_dir) == before
+
+
 def test_blobs_may_lie_where_a_redirect_leads(registry: ModelRegistry, tmp_path: Path, monkeypatch: Any) -> None:
     """As Ollama's registry does it. The token doesn't go along."""
     registry.needs_token = True
@@ -204,24 +247,12 @@ def test_blobs_may_lie_where_a_redirect_leads(registry: ModelRegistry, tmp_path:
     place = Place(tmp_path)
     with running_files() as storage:
         registry.elsewhere = storage
-        _trust(monkeypatch, storage.origin)
+        trust(monkeypatch, storage.origin)
         name = f"{registry.host}/a/b:c"
         place.pull(name)
         assert ModelName.parse(name).manifest_path(place.store.models_dir).read_bytes() == manifest_bytes
         assert storage.requests
         assert not any("authorization" in headers for _, headers in storage.requests)
-
-
-def _trust(monkeypatch: pytest.MonkeyPatch, origin: str) -> None:
-    """Let a second origin on loopback count as one outside."""
-    from oprel.net.outside import OutsideClient
-
-    real: Callable[..., None] = OutsideClient.__init__
-
-    def made(self: OutsideClient, *, trusted: tuple[str, ...] = (), **more: Any) -> None:
-        real(self, trusted=(*trusted, origin), **more)
-
-    monkeypatch.setattr(OutsideClient, "__init__", made)
 
 
 @pytest.mark.parametrize(
@@ -337,7 +368,9 @@ def test_two_models_share_the_download_of_a_blob(registry: ModelRegistry, place:
     registry.server.pause_s = 0.005
 
     async def both() -> None:
-        await asyncio.gather(*(_lines(place.puller.pull(f"{registry.host}/a/b:{tag}", insecure=True)) for tag in "cd"))
+        await asyncio.gather(
+            *(lines_of(place.puller.pull(f"{registry.host}/a/b:{tag}", insecure=True)) for tag in "cd")
+        )
 
     asyncio.run(both())
     assert len([1 for path, _ in registry.server.requests if hashlib.sha256(WEIGHTS).hexdigest() in path]) == 1
@@ -349,8 +382,8 @@ def test_who_leaves_first_does_not_end_the_others_download(registry: ModelRegist
     registry.server.pause_s = 0.02
 
     async def both() -> list[PullProgress]:
-        first = asyncio.ensure_future(_lines(place.puller.pull(f"{registry.host}/a/b:c", insecure=True)))
-        second = asyncio.ensure_future(_lines(place.puller.pull(f"{registry.host}/a/b:d", insecure=True)))
+        first = asyncio.ensure_future(lines_of(place.puller.pull(f"{registry.host}/a/b:c", insecure=True)))
+        second = asyncio.ensure_future(lines_of(place.puller.pull(f"{registry.host}/a/b:d", insecure=True)))
         await asyncio.to_thread(registry.server.wait_sent, len(WEIGHTS) // 4)
         first.cancel()
         return await second
@@ -363,7 +396,7 @@ def test_the_last_to_leave_ends_the_download(registry: ModelRegistry, place: Pla
     registry.server.pause_s = 0.05
 
     async def leave() -> None:
-        pulling = asyncio.ensure_future(_lines(place.puller.pull(f"{registry.host}/a/b:c", insecure=True)))
+        pulling = asyncio.ensure_future(lines_of(place.puller.pull(f"{registry.host}/a/b:c", insecure=True)))
         await asyncio.to_thread(registry.server.wait_sent, len(WEIGHTS) // 4)
         pulling.cancel()
         await asyncio.gather(pulling, return_exceptions=True)
@@ -374,15 +407,6 @@ def test_the_last_to_leave_ends_the_download(registry: ModelRegistry, place: Pla
 
 
 # -- push
-
-
-def prepared(place: Place, registry: ModelRegistry, tmp_path: Path, *, size: int = 5000) -> str:
-    gguf = write_tiny_gguf(tmp_path / "m.gguf")
-    with gguf.open("ab") as handle:
-        handle.write(random.Random(1).randbytes(size))  # noqa: S311
-    name = f"{registry.host}/a/b:c"
-    place.store.import_gguf(gguf, name)
-    return name
 
 
 def test_a_model_that_is_not_here_is_not_pushed(registry: ModelRegistry, place: Place) -> None:
@@ -401,7 +425,7 @@ def test_a_model_that_is_not_here_is_not_pushed(registry: ModelRegistry, place: 
 def test_parts_go_where_a_redirect_leads_without_the_token(
     registry: ModelRegistry, place: Place, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("oprel.sources.registry.push.PART_BYTES", 2000)
+    monkeypatch.setattr("oprel.sources.registry.upload.PART_BYTES", 2000)
     registry.needs_token = registry.redirects_uploads = True
     name = prepared(place, registry, tmp_path)
     parts: dict[str, bytes] = {}
@@ -414,7 +438,7 @@ def test_parts_go_where_a_redirect_leads_without_the_token(
     with running_files() as storage:
         storage.specials.append(keep)
         registry.elsewhere = storage
-        _trust(monkeypatch, storage.origin)
+        trust(monkeypatch, storage.origin)
         assert place.push(name)[-1].status == "success"
         assert not any("authorization" in headers for _, headers in storage.requests)
     sums = [hashlib.md5(data).digest() for path, data in parts.items() if path.startswith("/parts/1/")]  # noqa: S324
