@@ -9,14 +9,13 @@ from __future__ import annotations
 import re
 from functools import cache
 from typing import Any
-from urllib.parse import urlsplit
 
 from jsonschema import Draft202012Validator
 from jsonschema.exceptions import best_match
 from referencing import Registry, Resource
 from referencing.jsonschema import DRAFT202012
 
-from oprel.server.documents import load, specs_dir
+from oprel.server.documents import base_paths, load, specs_dir
 
 __all__ = ["SpecError", "knows", "load", "operation", "specs_dir", "validate", "validate_event", "validate_request"]
 
@@ -65,8 +64,12 @@ def validate_request(document: str, path: str, method: str, body: Json) -> None:
 def knows(document: str, path: str) -> bool:
     """Whether the document has that path, whatever the method. Below a document's base path only whole paths count."""
     loaded = load(document)
-    base = urlsplit(loaded.get("servers", [{"url": ""}])[0]["url"]).path.rstrip("/")
-    return path.startswith(f"{base}/") and _template(loaded, path) is not None
+    asked = path.partition("?")[0]
+    return any(
+        asked.startswith(f"{base}/") and _pattern(template).fullmatch(asked.removeprefix(base)) is not None
+        for template, item in loaded["paths"].items()
+        for base in base_paths(loaded, item)
+    )
 
 
 def operation(document: str, path: str, method: str) -> tuple[str, dict[str, Any]]:
@@ -86,7 +89,7 @@ def _responses(document: str, path: str, method: str) -> tuple[str, dict[str, An
 
 def _template(loaded: dict[str, Any], path: str) -> str | None:
     """The one that says most of the path: a parameter may hold slashes."""
-    base = urlsplit(loaded.get("servers", [{"url": ""}])[0]["url"]).path.rstrip("/")
+    (base, *_) = base_paths(loaded)
     relative = path.removeprefix(base) if base and path.startswith(f"{base}/") else path
     relative = relative.partition("?")[0]
     fitting = [template for template in loaded["paths"] if _pattern(template).fullmatch(relative)]

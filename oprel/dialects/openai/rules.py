@@ -8,7 +8,19 @@ from __future__ import annotations
 
 from oprel.dialects.rules import Rule, apply
 
-__all__ = ["CHAT", "COMPLETIONS", "EMBEDDINGS", "ITEMS", "MESSAGES", "RERANK", "RESPONSES", "TOKENS", "Rule", "apply"]
+__all__ = [
+    "CHAT",
+    "COMPLETIONS",
+    "DETOKENIZE",
+    "EMBEDDINGS",
+    "ITEMS",
+    "MESSAGES",
+    "RERANK",
+    "RESPONSES",
+    "TOKENIZE",
+    "Rule",
+    "apply",
+]
 
 
 _INT32 = 2**31 - 1
@@ -113,17 +125,23 @@ RERANK = (
 )
 
 # `/tokenize` and `/detokenize`.
-TOKENS = (
-    Rule("model", note="needed: several models may be loaded"),
+_NAMED = Rule("model", note="needed: several models may be loaded")
+_KEPT = Rule(
+    "keep_alive", note="Oprel's own: seconds, or a duration such as `10m`; negative: for ever, as far as may be"
+)
+
+TOKENIZE = (
+    _NAMED,
     Rule("content", note="the text"),
     Rule("prompt", note="the same as `content`"),
     Rule("messages", note="instead of a text: a conversation, in the form that the model reads it"),
     Rule("add_special", note="the tokens that begin a text as well; default false"),
     Rule("add_special_tokens", note="the same as `add_special`"),
-    Rule("tokens", note="of `/detokenize`"),
     Rule("with_pieces", "refused", harmless=(False,), note="ask for the text of each token"),
-    Rule("keep_alive", note="Oprel's own: seconds, or a duration such as `10m`; negative: for ever, as far as may be"),
+    _KEPT,
 )
+
+DETOKENIZE = (_NAMED, Rule("tokens", note="of `/detokenize`"), _KEPT)
 
 RESPONSES = (
     *_LOADING,
