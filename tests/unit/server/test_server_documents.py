@@ -32,6 +32,12 @@ def test_every_operation_of_every_document_is_served_under_its_full_path() -> No
                 assert WHOLE["paths"][base + path][method]["tags"] == [name]
 
 
+def test_paths_beside_the_base_path_stand_where_they_are_served() -> None:
+    assert {"/tokenize", "/detokenize", "/v1/rerank"} <= WHOLE["paths"].keys()
+    assert "/v1/tokenize" not in WHOLE["paths"]
+    assert not any("servers" in item for item in WHOLE["paths"].values())
+
+
 def test_every_reference_leads_somewhere() -> None:
     found = references(WHOLE)
     assert len(found) > 100
