@@ -12,6 +12,7 @@ from typing import Any, Generic, TypeVar
 import msgspec
 from msgspec import Struct
 
+from oprel.dialects.weight import check_weight
 from oprel.errors import InvalidRequestError
 
 __all__ = ["Read", "converted", "read"]
@@ -19,6 +20,7 @@ __all__ = ["Read", "converted", "read"]
 T = TypeVar("T", bound=Struct)
 
 _INT64 = 2**63
+_INT53 = 2**53
 _LONGEST_INT = 20
 _THREAD_FROM_BYTES = 256 * 1024
 _MOST_UNKNOWN = 10
@@ -69,6 +71,7 @@ def _read(body: bytes, kind: type[T]) -> Read[T]:
 def _parsed(body: bytes) -> Any:
     if not body.strip():
         raise InvalidRequestError("the request has no body: send a JSON object")
+    check_weight(body)
     try:
         text = body.decode()
         raw = json.loads(
@@ -90,20 +93,29 @@ def _parsed(body: bytes) -> Any:
 def _object(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
     found = dict(pairs)
     if len(found) != len(pairs):
-        names = [name for name, _ in pairs]
-        twice = next(name for name in names if names.count(name) > 1)
+        twice = _first_twice(pairs)
         raise InvalidRequestError(f"the key {twice!r} is there more than once in one object", param=twice)
     return found
+
+
+def _first_twice(pairs: list[tuple[str, Any]]) -> str:
+    seen: set[str] = set()
+    for name, _ in pairs:
+        if name in seen:
+            return name
+        seen.add(name)
+    raise AssertionError("every name is there once")
 
 
 def _no_constant(name: str) -> Any:
     raise InvalidRequestError(f"the body is not valid JSON: {name} is not a JSON value")
 
 
-def _float(text: str) -> float:
+def _float(text: str) -> float | int:
     if not math.isfinite(value := float(text)):
         raise InvalidRequestError(f"the body holds the number {text[:40]}, which is too large")
-    return value
+    # A number without a fraction is an integer to JSON Schema, however it is written.
+    return int(value) if value.is_integer() and abs(value) < _INT53 else value
 
 
 def _int(text: str) -> int:

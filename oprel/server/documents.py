@@ -16,7 +16,7 @@ import yaml
 
 from oprel.version import __version__
 
-__all__ = ["documents", "load", "merged", "openapi_json", "specs_dir"]
+__all__ = ["base_paths", "documents", "load", "merged", "openapi_json", "specs_dir"]
 
 Document = dict[str, Any]
 
@@ -46,6 +46,12 @@ def documents() -> tuple[str, ...]:
     return tuple(sorted(names, key=lambda name: name == "oprel"))
 
 
+def base_paths(document: Document, item: Document | None = None) -> tuple[str, ...]:
+    """What stands before a path in a URL: by the servers of the path's own `item`, or else of the whole document."""
+    servers = (item or {}).get("servers") or document.get("servers") or [{"url": ""}]
+    return tuple(urlsplit(server["url"]).path.rstrip("/") for server in servers)
+
+
 @cache
 def openapi_json() -> bytes:
     """All documents as one. Blocking, the first time."""
@@ -54,8 +60,8 @@ def openapi_json() -> bytes:
 
 
 def merged(parts: Mapping[str, Document]) -> Document:
-    """One document with the paths of all, each below its own base path and with its name as a tag; a component `X` of
-    the document `d` is called `d.X`, as are operations."""
+    """One document with the paths of all, each below its own (first) base path and with its name as a tag; a component
+    `X` of the document `d` is called `d.X`, as are operations."""
     whole: Document = {
         "openapi": "3.1.0",
         "info": {
@@ -69,10 +75,10 @@ def merged(parts: Mapping[str, Document]) -> Document:
         "components": {},
     }
     for name, part in parts.items():
-        base = urlsplit(part.get("servers", [{"url": ""}])[0]["url"]).path.rstrip("/")
         for path, item in part["paths"].items():
-            shared = whole["paths"].setdefault(base + path, {})
+            shared = whole["paths"].setdefault(base_paths(part, item)[0] + path, {})
             shared.update(_operations(name, part, _renamed(name, item)))
+            shared.pop("servers", None)
         for kind, components in part.get("components", {}).items():
             kept = whole["components"].setdefault(kind, {})
             kept.update({f"{name}.{key}": _renamed(name, value) for key, value in components.items()})

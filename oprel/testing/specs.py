@@ -9,14 +9,13 @@ from __future__ import annotations
 import re
 from functools import cache
 from typing import Any
-from urllib.parse import urlsplit
 
 from jsonschema import Draft202012Validator
 from jsonschema.exceptions import best_match
 from referencing import Registry, Resource
 from referencing.jsonschema import DRAFT202012
 
-from oprel.server.documents import load, specs_dir
+from oprel.server.documents import base_paths, load, specs_dir
 
 __all__ = ["SpecError", "knows", "load", "operation", "specs_dir", "validate", "validate_event", "validate_request"]
 
@@ -66,11 +65,12 @@ def knows(document: str, path: str) -> bool:
     """Whether the document has that path, whatever the method. Below a document's base path only whole paths count; a
     path may have a base of its own."""
     loaded = load(document)
-    template = _template(loaded, path)
-    if template is None:
-        return False
-    base = _base(loaded["paths"][template])
-    return path.startswith(f"{_base(loaded) or '' if base is None else base}/")
+    asked = path.partition("?")[0]
+    return any(
+        asked.startswith(f"{base}/") and _pattern(template).fullmatch(asked.removeprefix(base)) is not None
+        for template, item in loaded["paths"].items()
+        for base in base_paths(loaded, item)
+    )
 
 
 def operation(document: str, path: str, method: str) -> tuple[str, dict[str, Any]]:
@@ -90,17 +90,11 @@ def _responses(document: str, path: str, method: str) -> tuple[str, dict[str, An
 
 def _template(loaded: dict[str, Any], path: str) -> str | None:
     """The one that says most of the path: a parameter may hold slashes."""
-    base = _base(loaded) or ""
+    (base, *_) = base_paths(loaded)
     relative = path.removeprefix(base) if base and path.startswith(f"{base}/") else path
     relative = relative.partition("?")[0]
     fitting = [template for template in loaded["paths"] if _pattern(template).fullmatch(relative)]
     return max(fitting, key=lambda template: len(_PARAMETER.sub("", template)), default=None)
-
-
-def _base(described: dict[str, Any]) -> str | None:
-    """The base path of a document's server, or of a path's own; None where none is named."""
-    servers = described.get("servers")
-    return urlsplit(servers[0]["url"]).path.rstrip("/") if servers else None
 
 
 @cache

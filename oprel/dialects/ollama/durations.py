@@ -17,6 +17,7 @@ FOREVER_S = (2**63 - 1) / 1e9
 
 _UNITS_S = {"ns": 1e-9, "us": 1e-6, "ms": 1e-3, "s": 1.0, "m": 60.0, "h": 3600.0}
 _UNITS_S |= {"\u00b5s": 1e-6, "\u03bcs": 1e-6}  # Go takes both signs for micro
+_LONGEST = 1000  # Go has no limit; each step copies the rest
 _STEP = re.compile(r"([0-9]*)(\.([0-9]*))?([^0-9.]*)")
 
 
@@ -26,7 +27,7 @@ def parse_duration(text: str) -> float:
     sign = -1.0 if text.startswith("-") else 1.0
     if rest == "0":
         return 0.0
-    if not rest:
+    if not rest or len(rest) > _LONGEST:
         raise _invalid(text)
     seconds = 0.0
     while rest:

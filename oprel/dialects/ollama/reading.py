@@ -11,6 +11,7 @@ import re
 import msgspec
 
 from oprel.dialects.ollama.errors import refusal
+from oprel.dialects.weight import check_weight
 
 __all__ = ["decode_first"]
 
@@ -42,6 +43,7 @@ def decode_first(body: bytes) -> object:
     """The first JSON value of `body`; refuses an empty body, and one that doesn't begin with a whole value."""
     if not body.strip(_SPACE):
         raise refusal("missing_body")
+    check_weight(body)
     try:
         return _decode(body)
     except UnicodeDecodeError:

@@ -11,13 +11,14 @@ from oprel.dialects.rules import LOADING, Endpoint, Rule, apply
 __all__ = [
     "CHAT",
     "COMPLETIONS",
+    "DETOKENIZE",
     "EMBEDDINGS",
     "ENDPOINTS",
     "ITEMS",
     "MESSAGES",
     "RERANK",
     "RESPONSES",
-    "TOKENS",
+    "TOKENIZE",
     "Rule",
     "apply",
 ]
@@ -124,17 +125,23 @@ RERANK = (
 )
 
 # `/tokenize` and `/detokenize`.
-TOKENS = (
-    Rule("model", note="needed: several models may be loaded; `@ctx=32k` behind its name is its context"),
+_NAMED = Rule("model", note="needed: several models may be loaded; `@ctx=32k` behind its name is its context")
+_KEPT = Rule(
+    "keep_alive", note="Oprel's own: seconds, or a duration such as `10m`; negative: for ever, as far as may be"
+)
+
+TOKENIZE = (
+    _NAMED,
     Rule("content", note="the text"),
     Rule("prompt", note="the same as `content`"),
     Rule("messages", note="instead of a text: a conversation, in the form that the model reads it"),
     Rule("add_special", note="the tokens that begin a text as well; default false"),
     Rule("add_special_tokens", note="the same as `add_special`"),
-    Rule("tokens", note="of `/detokenize`"),
     Rule("with_pieces", "refused", harmless=(False,), note="ask for the text of each token"),
-    Rule("keep_alive", note="Oprel's own: seconds, or a duration such as `10m`; negative: for ever, as far as may be"),
+    _KEPT,
 )
+
+DETOKENIZE = (_NAMED, Rule("tokens", note="of `/detokenize`"), _KEPT)
 
 RESPONSES = (
     *LOADING,
@@ -234,6 +241,6 @@ ENDPOINTS = (
     Endpoint("/v1/completions", COMPLETIONS, ("complete",)),
     Endpoint("/v1/embeddings", EMBEDDINGS, ("embed",)),
     Endpoint("/v1/rerank", RERANK, ("rerank",)),
-    Endpoint("/tokenize", TOKENS, ("tokenize",)),
-    Endpoint("/detokenize", TOKENS, ("tokenize",)),
+    Endpoint("/tokenize", TOKENIZE, ("tokenize",)),
+    Endpoint("/detokenize", DETOKENIZE, ("tokenize",)),
 )

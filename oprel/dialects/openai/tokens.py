@@ -15,7 +15,7 @@ from oprel.dialects.loading import loading
 from oprel.dialects.openai import rules
 from oprel.dialects.openai.messages import conversation
 from oprel.dialects.openai.requests import keep_alive_s
-from oprel.dialects.openai.wire import TokensAnswer, TokensBody, TokenText
+from oprel.dialects.openai.wire import DetokenizeBody, TokenizeBody, TokensAnswer, TokenText
 from oprel.errors import InvalidRequestError, UnsupportedError
 from oprel.schema import ChatRequest
 
@@ -30,9 +30,9 @@ _MAX_TOKEN_ID = 2**31 - 1
 
 async def tokenize(services: Services, raw: bytes, client: str) -> Answer:
     """`max_model_len` is the context of one request."""
-    found = await read(raw, TokensBody)
+    found = await read(raw, TokenizeBody)
     body = found.body
-    rules.apply(rules.TOKENS, body)
+    rules.apply(rules.TOKENIZE, body)
     texts = [text for text in (body.content, body.prompt) if text is not None]
     if len(texts) + (body.messages is not None) != 1:
         raise InvalidRequestError("send one of 'content', 'prompt' and 'messages'", param="content")
@@ -49,11 +49,9 @@ async def tokenize(services: Services, raw: bytes, client: str) -> Answer:
 
 async def detokenize(services: Services, raw: bytes, client: str) -> Answer:
     """The text under both of its names."""
-    found = await read(raw, TokensBody)
+    found = await read(raw, DetokenizeBody)
     body = found.body
-    rules.apply(rules.TOKENS, body)
-    if body.tokens is None:
-        raise InvalidRequestError("'tokens' is required", param="tokens")
+    rules.apply(rules.DETOKENIZE, body)
     if not all(0 <= token <= _MAX_TOKEN_ID for token in body.tokens):
         raise InvalidRequestError(f"'tokens' holds a token id outside 0 to {_MAX_TOKEN_ID}", param="tokens")
     async with _lease(services, body, client, need="load") as lease:
@@ -64,7 +62,9 @@ async def detokenize(services: Services, raw: bytes, client: str) -> Answer:
         yield content
 
 
-def _lease(services: Services, body: TokensBody, client: str, *, need: str) -> AbstractAsyncContextManager[Lease]:
+def _lease(
+    services: Services, body: TokenizeBody | DetokenizeBody, client: str, *, need: str
+) -> AbstractAsyncContextManager[Lease]:
     loaded = loading(body.model, None, None)
     keep_alive = keep_alive_s(body.keep_alive)
     return services.scheduler.lease(loaded.name, need=need, load=loaded.load, keep_alive=keep_alive, client=client)

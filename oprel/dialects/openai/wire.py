@@ -53,8 +53,8 @@ __all__ = [
     "StreamOptions",
     "TextContent",
     "TokenText",
+    "TokenizeBody",
     "TokensAnswer",
-    "TokensBody",
     "ToolBody",
     "ToolCallAnswer",
     "ToolCallBody",
@@ -287,17 +287,20 @@ class RerankBody(Struct):
     priority: int | None = None
 
 
-class TokensBody(Struct):
-    """Of both directions."""
-
+class TokenizeBody(Struct):
     model: str
     content: str | None = None
     prompt: str | None = None
     messages: list[MessageBody] | None = None
-    tokens: list[int] | None = None
     add_special: bool | None = None
     add_special_tokens: bool | None = None
     with_pieces: bool | None = None
+    keep_alive: float | str | None = None
+
+
+class DetokenizeBody(Struct):
+    model: str
+    tokens: list[int]
     keep_alive: float | str | None = None
 
 

@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 from jsonschema import Draft202012Validator
 
-from oprel.server.documents import documents, load, merged, openapi_json
+from oprel.server.documents import base_paths, documents, load, merged, openapi_json
 from oprel.server.page import api_page, rendered
 
 METHODS = {"get", "head", "post", "delete"}
@@ -26,10 +26,16 @@ def references(value: Any) -> list[str]:
 
 def test_every_operation_of_every_document_is_served_under_its_full_path() -> None:
     for name in documents():
-        base = {"openai": "/v1", "anthropic": "/anthropic"}.get(name, "")
         for path, item in load(name)["paths"].items():
+            (base, *_) = base_paths(load(name), item)
             for method in METHODS & item.keys():
                 assert WHOLE["paths"][base + path][method]["tags"] == [name]
+
+
+def test_paths_beside_the_base_path_stand_where_they_are_served() -> None:
+    assert {"/tokenize", "/detokenize", "/v1/rerank"} <= WHOLE["paths"].keys()
+    assert "/v1/tokenize" not in WHOLE["paths"]
+    assert not any("servers" in item for item in WHOLE["paths"].values())
 
 
 def test_every_reference_leads_somewhere() -> None:

@@ -11,7 +11,7 @@ from support.upstream_specs import Operation, differences, listed, published
 
 from oprel.dialects.openai import rules
 from oprel.dialects.openai.responses.wire import ResponseBody
-from oprel.dialects.openai.wire import ChatBody, CompletionBody, EmbeddingBody, RerankBody, TokensBody
+from oprel.dialects.openai.wire import ChatBody, CompletionBody, DetokenizeBody, EmbeddingBody, RerankBody, TokenizeBody
 from oprel.testing import specs
 
 HERE = Path(__file__).parent
@@ -32,7 +32,8 @@ TABLES = {
     "EmbeddingRequest": (rules.EMBEDDINGS, EmbeddingBody),
     "ResponseRequest": (rules.RESPONSES, ResponseBody),
     "RerankRequest": (rules.RERANK, RerankBody),
-    "TokensRequest": (rules.TOKENS, TokensBody),
+    "TokenizeRequest": (rules.TOKENIZE, TokenizeBody),
+    "DetokenizeRequest": (rules.DETOKENIZE, DetokenizeBody),
 }
 
 PAGE = (
@@ -43,7 +44,8 @@ PAGE = (
     rules.RESPONSES,
     rules.ITEMS,
     rules.RERANK,
-    rules.TOKENS,
+    rules.TOKENIZE,
+    rules.DETOKENIZE,
 )
 
 
