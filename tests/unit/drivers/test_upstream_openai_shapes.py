@@ -119,8 +119,8 @@ class TestErrors:
             (500, b'{"error":{"message":"e","code":"server_error"}}', EngineFailedError, "status 500: e"),
             (
                 400,
-                b'{"error":{"message":"this model\'s maximum context length is 512 tokens, but \'messages\' came to 600 '
-                b'tokens"}}',
+                b'{"error":{"message":"this model\'s maximum context length is 512 tokens, but \'messages\' came to '
+                b'600 tokens"}}',
                 ContextLengthError,
                 "600",
             ),
