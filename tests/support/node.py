@@ -11,6 +11,7 @@ import os
 import shutil
 import subprocess
 import tempfile
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, NoReturn
 
@@ -18,35 +19,41 @@ import pytest
 
 from support.models import cache_dir
 
-__all__ = ["node_package", "run_node"]
+__all__ = ["node_package", "node_packages", "run_node"]
 
 _INSTALL_LIMIT_S = 300
-_RUN_LIMIT_S = 120
+_RUN_LIMIT_S = 800
 
 
 def node_package(name: str, version: str) -> Path:
     """A folder whose `node_modules` has the package."""
+    return node_packages({name: version})
+
+
+def node_packages(versions: Mapping[str, str]) -> Path:
+    """A folder whose `node_modules` has all of them."""
     if shutil.which("node") is None or shutil.which("npm") is None:
         _without("Node.js and npm are not on PATH")
-    target = cache_dir() / f"node-{name}-{version}"
+    named = "-".join(f"{name}-{version}" for name, version in versions.items()).replace("/", "+")
+    target = cache_dir() / f"node-{named}"
     with (cache_dir() / f"{target.name}.lock").open("w") as lock:
         fcntl.flock(lock, fcntl.LOCK_EX)
         if not target.exists():
-            _install(name, version, target)
+            _install(versions, target)
     return target
 
 
-def _install(name: str, version: str, target: Path) -> None:
+def _install(versions: Mapping[str, str], target: Path) -> None:
     with tempfile.TemporaryDirectory(dir=cache_dir(), prefix="making-") as scratch:
         folder = Path(scratch) / "package"
         folder.mkdir()
-        (folder / "package.json").write_text(json.dumps({"private": True, "dependencies": {name: version}}))
+        (folder / "package.json").write_text(json.dumps({"private": True, "dependencies": dict(versions)}))
         command = ["npm", "install", "--no-audit", "--no-fund", "--ignore-scripts", "--loglevel=error"]
         done = subprocess.run(
             command, cwd=folder, capture_output=True, text=True, timeout=_INSTALL_LIMIT_S, check=False
         )
         if done.returncode:
-            _without(f"npm can't install {name}@{version}: {done.stderr.strip()[-500:]}")
+            _without(f"npm can't install {dict(versions)}: {done.stderr.strip()[-500:]}")
         folder.rename(target)
 
 
