@@ -24,7 +24,15 @@ HTTP: dict[str, Any] = {
 
 
 # JSON is of use only when it came to its end; other answers may be cut short.
-_MUST_END = ("structured_output", "tool_calling", "tool_choice", "runnables_as_tools", "unicode_tool_call")
+_MUST_END = (
+    "structured_output",
+    "json_mode",
+    "tool_calling",
+    "tool_choice",
+    "runnables_as_tools",
+    "unicode_tool_call",
+    "agent_loop",
+)
 
 
 class StandardChat(ChatModelIntegrationTests):
@@ -40,7 +48,7 @@ class StandardChat(ChatModelIntegrationTests):
     @pytest.fixture(autouse=True)
     def _prepared(self, request: pytest.FixtureRequest) -> None:
         name = request.node.originalname
-        self.most_tokens = 150 if any(part in name for part in _MUST_END) else 24
+        self.most_tokens = 150 if any(part in name for part in _MUST_END) else 12
         self.against_repetition = self.unrepeated if "structured_output" in name else {}
         if name in self.unable:
             request.applymarker(pytest.mark.xfail(reason=self.unable[name]))
