@@ -35,9 +35,9 @@ class Script(Struct, frozen=True):
     """How an engine behaves. Times in seconds, on the driver's clock.
 
     `text`: the tokens of every answer, or a function of the request; `endless` repeats them until something stops
-    them; `batch` tokens arrive together. `thinking` comes first, `tool_calls` last (finish reason "tool_calls").
-    `usage` None: words of the prompt, tokens of the answer. `warnings` come before the first token, `late_warnings`
-    with the end.
+    them; `batch` tokens arrive together. `thinking` comes first, `tool_calls` (or a function of the request, too) last
+    (finish reason "tool_calls"). `usage` None: words of the prompt, tokens of the answer. `warnings` come before the
+    first token, `late_warnings` with the end.
     `silent`: no token ever comes; the engine gives up after the driver's stall limit. `broken`: what comes breaks the
     contract in the way named. `dies_at`: the engine dies before its n-th token (counted from 0) of a request.
     `refusals`: the causes with which the first starts fail ("gpu", "memory", "model", "engine"), one for each start.
@@ -47,7 +47,7 @@ class Script(Struct, frozen=True):
 
     text: tuple[str, ...] | Callable[[GenerateRequest], Iterable[str]] = ("Hello", ",", " world", "!")
     thinking: tuple[str, ...] = ()
-    tool_calls: tuple[ToolCall, ...] = ()
+    tool_calls: tuple[ToolCall, ...] | Callable[[GenerateRequest], Iterable[ToolCall]] = ()
     warnings: tuple[events.Warning, ...] = ()
     late_warnings: tuple[events.Warning, ...] = ()
     endless: bool = False
@@ -126,7 +126,8 @@ class Answer:
             yield held
 
     def _calls(self) -> Iterator[Event]:
-        for number, call in enumerate(self._script.tool_calls):
+        calls = self._script.tool_calls
+        for number, call in enumerate(calls(self._request) if callable(calls) else calls):
             self.reason = "tool_calls"
             half = len(call.arguments) // 2
             identity = call.id or f"call_{number}"

@@ -80,6 +80,12 @@ def test_thinking_comes_first_and_tool_calls_last() -> None:
     assert found.finish.reasons == ("tool_calls",)
 
 
+def test_tool_calls_may_follow_from_the_request() -> None:
+    script = Script(text=(), tool_calls=lambda request: (ToolCall("say", f'"{request.messages[-1].text}"'),))
+    deltas = [event for event in answer(script, chat_request("so it is")).events if isinstance(event, ToolCallDelta)]
+    assert "".join(delta.arguments for delta in deltas) == '"so it is"'
+
+
 def test_tokens_arrive_in_batches() -> None:
     sizes = [len(batch) for batch in answer(Script(text=("x",) * 5, batch=2)).batches]
     assert sizes == [2, 2, 2]  # the last holds one token and the Finish
