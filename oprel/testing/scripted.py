@@ -356,6 +356,7 @@ class ScriptedDriver(Driver):
             argv=("scripted", "{socket}", *(("--pooling", "rank") if model.pooling == "rank" else ())),
             device="gpu+cpu" if on_gpu and on_cpu else "gpu" if on_gpu else "cpu",
             embedding=model.is_embedding,
+            remote=model.remote,
             reasons=(
                 ("context", f"{context} tokens, by the script"),
                 ("slots", f"{slots}, by the script"),

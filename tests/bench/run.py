@@ -161,15 +161,16 @@ _FEATURES: dict[tuple[str, str], dict[str, object]] = {
 def features(models: Path, rounds: int) -> None:
     """The engine sends as many events with a feature as without; runs alternate. Bytes per event differ."""
     with _costless(models) as server:
+        address = Address(port=server.port)
         for (path, name), asked in _FEATURES.items():
             bodies = {"plain": body(path, 1, model=_MODEL, tokens=1000)}
             bodies[name] = {**bodies["plain"], **asked}
             seconds: dict[str, list[float]] = {kind: [] for kind in bodies}
             for sent in bodies.values():
-                _load(server.port, path, sent, clients=1, answers=2)
+                _load(address, path, sent, clients=1, answers=2)
             for _ in range(rounds):
                 for kind, sent in bodies.items():
-                    seconds[kind].append(_load(server.port, path, sent, clients=8, answers=64).elapsed_s)
+                    seconds[kind].append(_load(address, path, sent, clients=8, answers=64).elapsed_s)
             factors = [on / off for off, on in zip(*seconds.values(), strict=True)]
             rate = 64_000 / statistics.median(seconds[name])
             print(
@@ -187,16 +188,24 @@ def history(models: Path, rounds: int) -> None:
     with _costless(models) as server:
         for path in PATHS:
             few, many = (body(path, count, model=_MODEL) for count in (1, 1000))
-            _load(server.port, path, many, clients=1, answers=5)
-            added = []
+            _load(Address(port=server.port), path, many, clients=1, answers=5)
+            direct = server.engine()
+            asked = "/v1/chat/completions"
+            added, engines = [], []
             for _ in range(rounds):
-                short = _load(server.port, path, few, clients=1, answers=50)
-                long = _load(server.port, path, many, clients=1, answers=50)
-                added.append(long.median_first_event_ms - short.median_first_event_ms)
+                added.append(_longer_ms(Address(port=server.port), path, few, many))
+                engines.append(_longer_ms(direct, asked, *(body(asked, count) for count in (1, 1000))))
             print(
                 f"history {path:24} 1,000 messages come {statistics.median(added):.1f} ms later to the first token "
-                f"than one ({min(added):.1f} to {max(added):.1f})"
+                f"than one ({min(added):.1f} to {max(added):.1f}); of these are the engine's own "
+                f"{statistics.median(engines):.1f}"
             )
+
+
+def _longer_ms(address: Address, path: str, few: dict[str, object], many: dict[str, object]) -> float:
+    """How much later the first token of `many` comes."""
+    short, long = (_load(address, path, sent, clients=1, answers=50).median_first_event_ms for sent in (few, many))
+    return long - short
 
 
 def _cpu_s(work: Callable[[bytes], object], raw: bytes) -> float:
@@ -205,8 +214,8 @@ def _cpu_s(work: Callable[[bytes], object], raw: bytes) -> float:
     return time.process_time() - began
 
 
-def _load(port: int, path: str, sent: dict[str, object], *, clients: int, answers: int) -> Load:
-    return asyncio.run(run_load(Address(port=port), path, sent, clients=clients, answers=answers))
+def _load(address: Address, path: str, sent: dict[str, object], *, clients: int, answers: int) -> Load:
+    return asyncio.run(run_load(address, path, sent, clients=clients, answers=answers))
 
 
 @contextlib.contextmanager

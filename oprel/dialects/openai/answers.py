@@ -165,15 +165,7 @@ def completion_answer(
 
 
 def logprob_entries(logprobs: Iterable[TokenLogprob]) -> list[LogprobEntry]:
-    return [
-        LogprobEntry(
-            token=entry.token,
-            logprob=entry.logprob,
-            bytes=entry.bytes,
-            top_logprobs=entry.top,
-        )
-        for entry in logprobs
-    ]
+    return [LogprobEntry(entry.token, entry.logprob, entry.bytes, entry.top) for entry in logprobs]
 
 
 def _legacy(logprobs: Iterable[TokenLogprob], top: int, offset: int) -> LegacyLogprobs:
@@ -258,8 +250,8 @@ class ChatStream:
         return b"".join(parts)
 
     def _text_with_logprobs(self, event: Text, logprobs: tuple[TokenLogprob, ...]) -> bytes:
-        told = _encode(ChoiceLogprobs(logprob_entries(logprobs)))
-        middle = b'},"logprobs":%s,"finish_reason":null}' % told
+        told = _encode(logprob_entries(logprobs))
+        middle = b'},"logprobs":{"content":%s,"refusal":null},"finish_reason":null}' % told
         return self._texts[event.index] + _encode(event.text) + middle + self._end
 
     def _thinking(self, event: Thinking) -> bytes:

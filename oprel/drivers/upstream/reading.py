@@ -10,7 +10,7 @@ from __future__ import annotations
 import math
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
-from typing import Any, Generic, TypeVar
+from typing import Any, Generic, TypeGuard, TypeVar
 
 import msgspec
 
@@ -273,13 +273,15 @@ class ChatReader(AnswerReader[AnyChat]):
                     if (
                         text
                         and choice.finish_reason is None
-                        and choice.logprobs is None
                         and delta.reasoning_content is None
                         and delta.reasoning is None
                         and delta.tool_calls is None
                     ):
                         tokens += 1
-                        append(Text(text))
+                        if choice.logprobs is None:
+                            append(Text(text))
+                        else:
+                            append(Text(text, 0, self._logprobs(_rows(choice.logprobs) or ()) or None))
                         continue
                 self._read(chunk, out)
                 if self.is_finished:
@@ -400,17 +402,18 @@ def _seconds(milliseconds: float | None) -> float | None:
 
 
 def _logprob(row: TokenRow[TopRow] | TokenRow[TopLogprob], *, keep_top: int | None) -> TokenLogprob:
+    token, told = row.token, row.bytes
     return TokenLogprob(
-        without_surrogates(row.token),
+        token if token.isascii() else without_surrogates(token),
         _UNLIKELY if row.logprob is None else row.logprob,
-        _token_bytes(row.token, row.bytes),
-        _likeliest(row.top_logprobs, keep_top),
+        _token_bytes(token, told) if told is None else told,
+        _likeliest(row.top_logprobs, keep_top) if row.top_logprobs and keep_top != 0 else (),
     )
 
 
 def _likeliest(rows: tuple[TopRow, ...] | tuple[TopLogprob, ...], keep: int | None) -> tuple[TopLogprob, ...]:
     """Of those without gaps nothing is copied, where they are as they should be."""
-    whole: tuple[TopLogprob, ...] = tuple([row if type(row) is TopLogprob else _filled(row) for row in rows])
+    whole = rows if _are_whole(rows) else tuple([_filled(row) for row in rows])
     previous = math.inf
     for row in whole:
         if row.logprob > previous:
@@ -419,6 +422,11 @@ def _likeliest(rows: tuple[TopRow, ...] | tuple[TopLogprob, ...], keep: int | No
             break
         previous = row.logprob
     return whole if keep is None or len(whole) <= keep else whole[:keep]
+
+
+def _are_whole(rows: tuple[TopRow, ...] | tuple[TopLogprob, ...]) -> TypeGuard[tuple[TopLogprob, ...]]:
+    """Rows are decoded together, so that they are all of one kind."""
+    return type(rows[0]) is TopLogprob
 
 
 def _filled(row: TopRow | TopLogprob) -> TopLogprob:

@@ -26,7 +26,7 @@ from oprel.errors import (
     UnsupportedError,
 )
 from oprel.scheduler import Lease, Scheduler
-from oprel.schema import Capabilities, ChatRequest, LoadOptions, Message, Model, TextPart
+from oprel.schema import Capabilities, ChatRequest, LoadOptions, Message, Model, RemoteModel, TextPart
 from oprel.testing import (
     FakeClock,
     Script,
@@ -333,6 +333,22 @@ def test_a_larger_context_reloads_after_the_running_ones_and_a_smaller_one_does_
         assert len(house.engines) == 2
 
     check(House, scenario)
+
+
+@pytest.mark.parametrize(
+    ("load", "codes"),
+    [
+        (LoadOptions(gpu_layers=3), ["parameter_ignored"]),
+        (LoadOptions(context_tokens=512), []),
+        (LoadOptions(), []),
+    ],
+)
+def test_load_options_that_a_remote_has_no_use_for_are_told(load: LoadOptions, codes: list[str]) -> None:
+    async def scenario(house: House) -> None:
+        lease = await house.ask(load=load).held()
+        assert [warning.code for warning in lease.warnings] == codes
+
+    check(lambda: House(models=(scripted_model("a", remote=RemoteModel("cluster", "big")),)), scenario)
 
 
 def test_a_context_that_could_not_be_had_is_told() -> None:
