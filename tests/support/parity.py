@@ -36,7 +36,11 @@ CALL = ("weather", {"city": "Rome"})
 THOUGHT = "Let me see"
 
 _SYSTEM = "Be brief."
-_FUNCTION = {"name": "weather", "description": "The weather.", "parameters": PARAMETERS}
+_NOTHING: dict[str, Any] = {"type": "object", "properties": {}, "additionalProperties": False}
+_FUNCTIONS: list[dict[str, Any]] = [
+    {"name": "weather", "description": "The weather.", "parameters": PARAMETERS},
+    {"name": "clock", "description": "The time.", "parameters": _NOTHING},
+]
 _CALLED = {"city": "Rome"}
 _EARLIER = {"name": "weather", "arguments": json.dumps(_CALLED)}
 _OUTPUT = "sunny"
@@ -48,13 +52,14 @@ class Talk(Struct, frozen=True):
     """A conversation with a system message, an earlier call and its result, and what it asks for.
 
     `tools` and `schema`: whether they are asked for; without `tools` the earlier turn of the model is a text. `choice`
-    None leaves calls to the model. `think` None says nothing of thinking, which dialects take in different ways.
+    None leaves calls to the model, "clock" names the one of two functions that the model wouldn't call. `think` None
+    says nothing of thinking, which dialects take in different ways.
     """
 
     model: str
     think: bool | None
     tools: bool = False
-    choice: Literal["required"] | None = None
+    choice: Literal["required", "clock"] | None = None
     schema: bool = False
     max_tokens: int = 60
     stop: tuple[str, ...] = ()
@@ -167,8 +172,8 @@ def _chat(talk: Talk) -> dict[str, Any]:
             *(earlier if talk.tools else [_REPLY]),
             {"role": "user", "content": _QUESTION},
         ],
-        tools=[{"type": "function", "function": _FUNCTION}] if talk.tools else None,
-        tool_choice=talk.choice,
+        tools=[{"type": "function", "function": function} for function in _FUNCTIONS] if talk.tools else None,
+        tool_choice={"type": "function", "function": {"name": "clock"}} if talk.choice == "clock" else talk.choice,
         response_format={"type": "json_schema", "json_schema": {"name": "answer", "schema": SCHEMA}}
         if talk.schema
         else None,
@@ -195,8 +200,8 @@ def _responses(talk: Talk) -> dict[str, Any]:
             *(earlier if talk.tools else [_REPLY]),
             {"role": "user", "content": _QUESTION},
         ],
-        tools=[{"type": "function", **_FUNCTION, "strict": False}] if talk.tools else None,
-        tool_choice=talk.choice,
+        tools=[{"type": "function", **function, "strict": False} for function in _FUNCTIONS] if talk.tools else None,
+        tool_choice={"type": "function", "name": "clock"} if talk.choice == "clock" else talk.choice,
         text={"format": {"type": "json_schema", "name": "answer", "schema": SCHEMA}} if talk.schema else None,
         reasoning={True: {"effort": "low"}, False: {"effort": "none"}, None: None}[talk.think],
         max_output_tokens=talk.max_tokens,
@@ -211,7 +216,9 @@ def _anthropic(talk: Talk) -> dict[str, Any]:
         {"role": "assistant", "content": [{"type": "tool_use", "id": "c1", "name": "weather", "input": _CALLED}]},
         {"role": "user", "content": [{"type": "tool_result", "tool_use_id": "c1", "content": _OUTPUT}]},
     ]
-    tool = {"name": "weather", "description": "The weather.", "input_schema": PARAMETERS}
+    tools = [{"input_schema" if key == "parameters" else key: value for key, value in function.items()}
+             for function in _FUNCTIONS]  # fmt: skip
+    choice = {"clock": {"type": "tool", "name": "clock"}, "required": {"type": "any"}, None: None}[talk.choice]
     output = _given(
         format={"type": "json_schema", "schema": SCHEMA} if talk.schema else None,
         effort="low" if talk.think else None,
@@ -225,8 +232,8 @@ def _anthropic(talk: Talk) -> dict[str, Any]:
             *(earlier if talk.tools else [_REPLY]),
             {"role": "user", "content": _QUESTION},
         ],
-        tools=[tool] if talk.tools else None,
-        tool_choice={"type": "any"} if talk.choice else None,
+        tools=tools if talk.tools else None,
+        tool_choice=choice,
         output_config=output or None,
         thinking=thinking[talk.think],
         max_tokens=talk.max_tokens,
@@ -257,7 +264,7 @@ def _ollama(talk: Talk) -> dict[str, Any]:
             *(earlier if talk.tools else [_REPLY]),
             {"role": "user", "content": _QUESTION},
         ],
-        tools=[{"type": "function", "function": _FUNCTION}] if talk.tools else None,
+        tools=[{"type": "function", "function": function} for function in _FUNCTIONS] if talk.tools else None,
         format=SCHEMA if talk.schema else None,
         think={True: "low", False: False, None: None}[talk.think],
         options=options,

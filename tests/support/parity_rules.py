@@ -37,6 +37,11 @@ class ParityRules:
         told = _told(driven, Talk(driven.model, think=False, tools=True, choice="required"), _WITH_CHOICE)
         assert (told.text, told.thinking, told.calls, told.reason) == ("", "", _CALLS, "tool_calls")
 
+    def test_a_function_that_is_named(self, driven: Driven) -> None:
+        """And is not the one that the model would call: llama-server takes a name for "auto"."""
+        told = _told(driven, Talk(driven.model, think=False, tools=True, choice="clock"), _WITH_CHOICE)
+        assert ([name for name, _ in told.calls], told.reason) == (["clock"], "tool_calls")
+
     def test_a_schema(self, driven: Driven) -> None:
         told = _told(driven, Talk(driven.model, think=False, schema=True))
         assert (told.text, told.thinking, told.reason) == (ANSWER, "", "stop")

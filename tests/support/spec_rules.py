@@ -185,6 +185,15 @@ class SpecRules:
         twice = _usage(driven, "/v1/chat/completions", {**chat, "n": 2})
         assert twice["completion_tokens"] == 2 * _usage(driven, "/v1/chat/completions", chat)["completion_tokens"]
 
+    def test_usage_of_embeddings_counts_every_input(self, driven: Driven) -> None:
+        """More of them than an engine takes at once."""
+        if "embed" not in driven.can:
+            pytest.skip("this driver makes no embeddings here")
+        body = {"model": driven.embedder, "input": "a cat"}
+        many = {**body, "input": ["a cat"] * 130}
+        single, all_ = (_usage(driven, "/v1/embeddings", each, is_text=False) for each in (body, many))
+        assert all_["prompt_tokens"] == 130 * single["prompt_tokens"] > 0
+
     def test_usage_of_a_stream_is_that_of_the_whole(self, driven: Driven) -> None:
         for path, given in (
             ("/v1/completions", {"prompt": ["a", '{"sky":']}),
@@ -219,11 +228,11 @@ def _seen(
     return seen
 
 
-def _usage(driven: Driven, path: str, body: dict[str, Any]) -> dict[str, Any]:
+def _usage(driven: Driven, path: str, body: dict[str, Any], *, is_text: bool = True) -> dict[str, Any]:
     seen = _seen(driven, "POST", path, body)
     assert seen.status == 200, seen.body
     usage: dict[str, Any] = json.loads(seen.body)["usage"]
-    assert usage["total_tokens"] == usage["prompt_tokens"] + usage["completion_tokens"]
+    assert usage["total_tokens"] == usage["prompt_tokens"] + (usage["completion_tokens"] if is_text else 0)
     return usage
 
 

@@ -24,6 +24,7 @@ class TestParity(ThinkingParityRules):
         return on_vllm
 
 
+@pytest.mark.vllm_full
 class TestSpecs(SpecRules):
     @pytest.fixture(scope="class")
     @classmethod
