@@ -28,6 +28,7 @@ from oprel.schema import (
     Text,
     TextPart,
     Tool,
+    ToolCall,
     ToolCallDelta,
 )
 
@@ -164,7 +165,7 @@ def _plain(message: Message) -> Message:
         return Message("user", (TextPart(f"The output{whose}: "), *message.content))
     if not message.tool_calls:
         return message
-    calls = [f'{{"name": {_encoded(call.name)}, "arguments": {call.arguments or "{}"}}}' for call in message.tool_calls]
+    calls = [f'{{"name": {_encoded(call.name)}, "arguments": {_compact(call)}}}' for call in message.tool_calls]
     gap = (TextPart("\n"),) if message.content else ()
     return msgspec.structs.replace(message, content=(*message.content, *gap, TextPart("\n".join(calls))), tool_calls=())
 
@@ -204,6 +205,14 @@ def _moved(value: Any, to: str) -> Any:
         name: to + item.removeprefix("#") if name == "$ref" and isinstance(item, str) else _moved(item, to)
         for name, item in value.items()
     }
+
+
+def _compact(call: ToolCall) -> str:
+    """The arguments in one spelling: some dialects bring them as text, others as an object."""
+    try:
+        return msgspec.json.format(call.arguments or "{}", indent=-1)
+    except msgspec.DecodeError:
+        return call.arguments
 
 
 def _encoded(value: Any) -> str:

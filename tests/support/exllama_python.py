@@ -14,9 +14,11 @@ import sys
 from pathlib import Path
 from typing import Any
 
-__all__ = ["ANSWER", "Script", "events", "install", "jobs", "runs", "write_model"]
+__all__ = ["ANSWER", "TURN_END", "Script", "events", "install", "jobs", "runs", "write_model"]
 
 ANSWER = "Once upon a time there was a prince 🙂 who laughed."
+TURN_END = 259
+"""The token that ends a turn of the stand-ins' tokenizer."""
 TEMPLATE = (
     "{% for message in messages %}<|im_start|>{{ message.role }}\n{{ message.content }}<|im_end|>\n{% endfor %}"
     "{% if add_generation_prompt %}<|im_start|>assistant\n{% endif %}"
@@ -31,13 +33,14 @@ class Script:
     `packages`: what is installed. `answer` is what the model says, over and over if `endless`, else followed by the
     token `ends_with`. `tokens_max`: a larger cache runs out of memory. `failure` is the text of what `iterate` raises
     at the steps `fails_at`, or at every one from `fails_from` on ("memory": out of GPU memory). `job_error`: prompts
-    with this text fail alone, as only exllamav3 can; with `refuses` they trip an assertion at `enqueue`.
+    with this text fail alone, as only exllamav3 can; with `refuses` they trip an assertion at `enqueue`. What is held
+    to a JSON Schema is `{"ok":1}`, or with `fits_schemas` the least that the schema allows.
     """
 
     packages: tuple[str, ...] = ("torch", "exllamav2", "exllamav3")
     answer: str = ANSWER
     endless: bool = False
-    ends_with: int = 259
+    ends_with: int = TURN_END
     token_s: float = 0.0
     gpus: int = 1
     torch_error: str = ""
@@ -58,6 +61,7 @@ class Script:
     stalls_at: int | None = None
     job_error: str = ""
     refuses: str = ""
+    fits_schemas: bool = False
     python_error: str = ""
 
 
@@ -92,7 +96,7 @@ def write_model(folder: Path, *, quantization: str | None = "exl3", **config: An
     if quantization is not None:
         values["quantization_config"] = {"quant_method": quantization, "bits": 4.0}
     (folder / "config.json").write_text(json.dumps(values))
-    (folder / "generation_config.json").write_text(json.dumps({"eos_token_id": [257, 259]}))
+    (folder / "generation_config.json").write_text(json.dumps({"eos_token_id": [257, TURN_END]}))
     (folder / "tokenizer.json").write_text("{}")
     (folder / "tokenizer_config.json").write_text(json.dumps({"chat_template": template, **tokenizer}))
     weights = folder / "model.safetensors"

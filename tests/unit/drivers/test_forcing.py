@@ -109,6 +109,18 @@ def test_earlier_calls_and_outputs_are_told_as_text() -> None:
     assert (told.role, told.text) == ("user", "The output of weather: sunny")
 
 
+@pytest.mark.parametrize("arguments", ['{"city":"Rome"}', '{ "city" : "Rome" }', '{"city": "Rome"}'])
+def test_earlier_calls_are_told_in_one_spelling(arguments: str) -> None:
+    """Dialects bring them as text or as an object, and their prompts shall be as long."""
+    (spoken,) = without_tools((Message("assistant", tool_calls=(ToolCall("weather", arguments, "1"),)),))
+    assert spoken.text == '{"name": "weather", "arguments": {"city":"Rome"}}'
+
+
+def test_earlier_calls_that_are_no_json_are_told_as_they_are() -> None:
+    (spoken,) = without_tools((Message("assistant", tool_calls=(ToolCall("weather", '{"city', "1"),)),))
+    assert spoken.text == '{"name": "weather", "arguments": {"city}'
+
+
 ARGUMENTS = st.dictionaries(st.text(), st.recursive(st.text() | st.integers(), lambda s: st.lists(s), max_leaves=4))
 
 

@@ -18,7 +18,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-__all__ = ["SCRIPT", "FakeGenerator", "FakeJob", "FakeTokenizer", "load_modules", "note"]
+__all__ = ["SCRIPT", "FakeGenerator", "FakeJob", "FakeTokenizer", "held_text", "load_modules", "note"]
 
 SCRIPT: dict[str, Any] = json.loads(Path(os.environ["FAKE_EXLLAMA_SCRIPT"]).read_text())
 PAGE = 256
@@ -47,6 +47,32 @@ def load_modules(callback: Any, *, tokens: int) -> None:
             callback(done, 4)
     while SCRIPT["hangs_in_load"]:
         time.sleep(1)
+
+
+def held_text(schema: Any) -> bytes:
+    """What the model says when it is held to `schema` (None: to a grammar)."""
+    if schema is None or not SCRIPT["fits_schemas"]:
+        return b'{"ok":1}'
+    whole = json.loads(schema) if isinstance(schema, str) else schema
+    return json.dumps(_least(whole, whole), separators=(",", ":")).encode()
+
+
+def _least(schema: dict[str, Any], whole: dict[str, Any]) -> Any:
+    """The first value that comes to mind: for schemas as tests write them."""
+    if "$ref" in schema:
+        found: Any = whole
+        for step in schema["$ref"].removeprefix("#/").split("/"):
+            found = found[step]
+        return _least(found, whole)
+    if "anyOf" in schema:
+        return _least(schema["anyOf"][0], whole)
+    for key, value in (("const", schema.get("const")), ("enum", schema.get("enum", (None,))[0])):
+        if key in schema:
+            return value
+    if schema.get("type", "object") == "object":
+        fields = schema.get("properties", {})
+        return {name: _least(fields[name], whole) for name in schema.get("required", ()) if name in fields}
+    return {"array": [], "string": "x", "boolean": True, "null": None}.get(schema["type"], 1)
 
 
 class _Vocabulary:

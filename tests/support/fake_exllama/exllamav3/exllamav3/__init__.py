@@ -8,7 +8,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from fake_engine import SCRIPT, TURN_END, FakeGenerator, FakeJob, FakeTokenizer, load_modules, note
+from fake_engine import SCRIPT, TURN_END, FakeGenerator, FakeJob, FakeTokenizer, held_text, load_modules, note
 
 time.sleep(SCRIPT["build_s"])
 if SCRIPT["import_error"]:
@@ -146,7 +146,7 @@ class ComboSampler:
 
 
 class LLGuidanceFilter:
-    """Holds the model to `{"ok":1}`, whatever the schema."""
+    """Holds the model to the one text that the script has for it."""
 
     def __init__(
         self,
@@ -166,10 +166,10 @@ class LLGuidanceFilter:
         if "objekt" in str(source):
             raise ValueError("Invalid grammar: unknown type objekt")
         note("filter", json_schema=json_schema, gbnf_grammar=gbnf_grammar)
+        self.text = held_text(json_schema)
 
     def choice(self, place: int) -> int:
-        text = b'{"ok":1}'
-        return text[place] if place < len(text) else TURN_END
+        return self.text[place] if place < len(self.text) else TURN_END
 
     def fed(self, token: int) -> None:
         pass

@@ -1,10 +1,10 @@
-"""A stand-in for lm-format-enforcer 0.11: it holds the model to `{"ok":1}`, whatever the schema."""
+"""A stand-in for lm-format-enforcer 0.11: it holds the model to the one text that the script has for a schema."""
 
 from __future__ import annotations
 
 from typing import Any
 
-from fake_engine import TURN_END
+from fake_engine import TURN_END, held_text
 
 __all__ = ["JsonSchemaParser", "TokenEnforcer"]
 
@@ -15,6 +15,7 @@ class JsonSchemaParser:
             json_schema = {}
         if not isinstance(json_schema, dict) or json_schema.get("type") == "objekt":
             raise ValueError(f"unsupported type: {json_schema}")
+        self.text = held_text(json_schema)
 
 
 class _Allowed:
@@ -23,11 +24,10 @@ class _Allowed:
 
 
 class TokenEnforcer:
-    text = '{"ok":1}'
-
     def __init__(self, tokenizer_data: Any, parser: JsonSchemaParser) -> None:
         assert tokenizer_data is not None
+        self.text = parser.text
 
     def get_allowed_tokens(self, token_sequence: list[int]) -> _Allowed:
         place = len(token_sequence)
-        return _Allowed([self.text.encode()[place]] if place < len(self.text) else [TURN_END])
+        return _Allowed([self.text[place]] if place < len(self.text) else [TURN_END])
