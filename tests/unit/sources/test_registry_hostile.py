@@ -391,7 +391,11 @@ def test_who_leaves_first_does_not_end_the_others_download(registry: ModelRegist
     assert asyncio.run(both())[-1].status == "success"
 
 
-def test_the_last_to_leave_ends_the_download(registry: ModelRegistry, place: Place) -> None:
+def test_the_last_to_leave_ends_the_download(
+    registry: ModelRegistry, place: Place, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What came until then stays for the next pull."""
+    monkeypatch.setattr("oprel.sources.transfer.BLOCK_BYTES", 1 << 14)
     registry.add("a/b:c", [(WEIGHTS, "model")])
     registry.server.pause_s = 0.05
 
