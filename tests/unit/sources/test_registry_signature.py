@@ -18,9 +18,10 @@ from support.tiny_gguf import write_tiny_gguf
 
 from oprel.config import Settings
 from oprel.errors import SourceError, StoreError
+from oprel.net.outside import OutsideClient
 from oprel.server.compose import key_files, make_catalog, make_puller
-from oprel.sources.registry import Login, MachineKey
-from oprel.sources.registry.proof import Proof
+from oprel.sources.registry import Login, MachineKey, Reach
+from oprel.sources.registry.proof import DeniedError, Proof
 from oprel.store import ModelName
 
 WEIGHTS = bytes(range(256)) * 100
@@ -262,6 +263,21 @@ def test_ollamas_key_is_used_where_there_is_one_and_made_only_in_its_own_store(
     assert key_files(shared) == (ollama / "id_ed25519",)
 
 
+def test_nothing_is_signed_for_a_token_service_elsewhere(key: Path) -> None:
+    """Docker's is on another host, and is known; it knows no keys."""
+    challenge = {"www-authenticate": 'Bearer realm="https://auth.docker.io/token",service="registry.docker.io"'}
+
+    async def refused() -> None:
+        async with OutsideClient() as client:
+            reach = Reach(key=MachineKey(key))
+            proof = Proof(client, "https://registry-1.docker.io/v2/", "docker.io", reach)
+            await proof.meet(challenge, is_refused=True)
+
+    with pytest.raises(DeniedError, match=r"oprel login docker\.io"):
+        asyncio.run(refused())
+    assert not key.exists()
+
+
 def test_a_server_signs_by_its_settings(
     registry: ModelRegistry, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -279,9 +295,6 @@ def test_a_server_signs_by_its_settings(
 
 
 def test_ollamas_own_registry_is_told_where_its_accounts_are(key: Path) -> None:
-    from oprel.net.outside import OutsideClient
-    from oprel.sources.registry import Reach
-
     async def refused() -> SourceError:
         async with OutsideClient() as client:
             proof = Proof(client, "https://registry.ollama.ai/v2/", "registry.ollama.ai", Reach(key=MachineKey(key)))
