@@ -38,6 +38,8 @@ def import_file(text: str, settings: Settings, terminal: Terminal, *, name: str 
             async with aclosing(make_puller(settings).import_file(path, name=chosen)) as parts:
                 async for part in parts:
                     bar.show(part.status, part.completed, part.total)
+                    if part.note is not None:
+                        bar.note(part.note)
 
     asyncio.run(follow())
     return chosen

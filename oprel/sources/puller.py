@@ -316,9 +316,8 @@ class _Job:
     async def _run(self, work: Work) -> None:
         try:
             model = await work(self._report)
-            if model is not None and model.chat_form is None and not model.is_embedding:
-                self._report(PullProgress(NO_TEMPLATE))
-            self._report(PullProgress("success"))
+            completes_only = model is not None and model.chat_form is None and not model.is_embedding
+            self._report(PullProgress("success", note=NO_TEMPLATE if completes_only else None))
         finally:
             self.is_ending = True
             self._tell()

@@ -83,7 +83,8 @@ class Proof:
             login = self._reach.login
             if token := await self._ask(_url(realm, challenge), "" if login is None else _basic(login)):
                 return token
-        if self._reach.key is None or (self._signer is not None and is_refused):
+        is_own = realm.netloc == self._asked.netloc  # Docker's token service has no use for a signature
+        if self._reach.key is None or not is_own or (self._signer is not None and is_refused):
             raise self.denied()
         if self._signer is None:
             self._signer = await asyncio.to_thread(self._reach.key.signer)

@@ -44,6 +44,7 @@ class Upload:
         self._at = self._furthest = 0
         self._part_sums: list[bytes] = []
         self._fruitless = 0
+        self._is_lost = False
 
     async def is_there(self) -> bool:
         """Whether the registry has the blob."""
@@ -85,7 +86,7 @@ class Upload:
         await self._end(self._url)
 
     async def _resume(self, url: str, mount_from: str | None) -> str | None:
-        found = await self._found_again(url)
+        found = None if self._is_lost else await self._found_again(url)
         if found is not None:
             return found
         # All of it may have arrived, and only the last answer didn't.
@@ -93,7 +94,7 @@ class Upload:
 
     async def _begin(self, mount_from: str | None) -> str | None:
         """Where the first part goes; None when the registry took the blob from another of its repositories."""
-        self._at, self._part_sums = 0, []
+        self._at, self._part_sums, self._is_lost = 0, [], False
         url = f"{self._session.base}/blobs/uploads/"
         if mount_from is not None:
             url += "?" + urlencode({"mount": str(self._blob.digest), "from": mount_from})
@@ -137,8 +138,7 @@ class Upload:
             elif 200 <= response.status < 300:
                 return self._next(url, response)
             elif response.status == 404 and first > 0:
-                self._url = None
-                raise TransientSourceError(f"The registry {self._session.name.host} has lost the upload.")
+                raise self._lost()
             else:
                 raise await self._failed(response)
         await self._put_elsewhere(elsewhere, first, end)
@@ -161,6 +161,8 @@ class Upload:
         async with self._session.send(
             "PUT", f"{url}{joint}{urlencode(query)}", headers=headers, content=b""
         ) as response:
+            if response.status == 404:
+                raise self._lost()
             if not 200 <= response.status < 300:
                 raise await self._failed(response)
 
@@ -174,6 +176,11 @@ class Upload:
                 yield data
                 first += len(data)
                 self._completed(first)
+
+    def _lost(self) -> TransientSourceError:
+        """The upload isn't known there any more: it has ended, or was forgotten."""
+        self._is_lost = True
+        return TransientSourceError(f"The registry {self._session.name.host} doesn't know the upload any more.")
 
     async def _failed(self, response: OutsideResponse) -> SourceError:
         return await self._session.failed(f"push {self._blob.digest.short}", response)

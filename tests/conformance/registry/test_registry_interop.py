@@ -7,14 +7,14 @@ import io
 import json
 import random
 import urllib.request
-from collections.abc import AsyncGenerator, Iterator
+from collections.abc import AsyncGenerator, Callable, Iterator
 from pathlib import Path
 from typing import Any
 
 import bcrypt
 import pytest
 from support.docker_registry import DockerRegistry, running_docker_registry
-from support.store_checks import assert_valid_store
+from support.store_checks import assert_valid_store, snapshot
 from support.tiny_gguf import write_tiny_gguf
 
 from oprel.cli import main
@@ -62,11 +62,12 @@ class Place:
     def manifest(self, name: str) -> bytes:
         return ModelName.parse(name).manifest_path(self.store.models_dir).read_bytes()
 
-    def put(self, name: str, folder: Path, *, size: int = 300_000) -> None:
-        """A model with each kind of layer that Ollama writes, some of them shared, weights larger than one read."""
-        gguf = write_tiny_gguf(folder / f"{random.random()}.gguf", salt=name)  # noqa: S311
+    def put(self, name: str, folder: Path, *, size: int = 300_000, salt: str = "") -> None:
+        """A model with each kind of layer that Ollama writes, some of them shared, weights larger than one read; name
+        and `salt` make the weights."""
+        gguf = write_tiny_gguf(folder / f"{random.random()}.gguf", salt=name + salt)  # noqa: S311
         with gguf.open("ab") as handle:
-            handle.write(random.Random(name).randbytes(size))  # noqa: S311
+            handle.write(random.Random(name + salt).randbytes(size))  # noqa: S311
         self.store.import_gguf(gguf, "imported")
         weights = json.loads(self.manifest("imported"))["layers"][0]
         layers = [Layer(MEDIA["model"], weights["digest"], weights["size"])]
@@ -198,6 +199,31 @@ def test_a_second_pull_fetches_nothing(registry: DockerRegistry, tmp_path: Path)
 def test_an_unknown_model_is_not_there(registry: DockerRegistry, tmp_path: Path) -> None:
     with pytest.raises(ModelNotFoundError, match="pull model manifest: file does not exist"):
         Place(tmp_path).pull(f"{registry.host}/team/none:v1")
+
+
+@pytest.mark.parametrize(
+    "spoil",
+    [lambda data: data[:-1] + bytes([data[-1] ^ 1]), lambda data: data[:-10], lambda data: data + b"more"],
+    ids=["other bytes", "too short", "too long"],
+)
+def test_a_registry_whose_files_are_damaged_spoils_nothing(
+    registry: DockerRegistry, tmp_path: Path, spoil: Callable[[bytes], bytes], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("oprel.sources.transfer.wait_before_retry", lambda state: 0.0)
+    here, there = Place(tmp_path / "here"), Place(tmp_path / "there")
+    name = f"{registry.host}/team/spoiled:v1"
+    here.put(name, tmp_path)
+    here.push(name)
+    there.pull(name)
+    here.put(name, tmp_path, salt=str(tmp_path))
+    here.push(name)
+    digest = layers_of(here.manifest(name))[0]["digest"][7:]
+    (path,) = registry.root.glob(f"data/docker/registry/v2/blobs/sha256/*/{digest}/data")
+    path.write_bytes(spoil(path.read_bytes()))
+    before = snapshot(there.store.models_dir)
+    with pytest.raises(SourceError):
+        there.pull(name)
+    assert snapshot(there.store.models_dir) == before
 
 
 def test_a_login_is_needed_and_enough(guarded: DockerRegistry, tmp_path: Path) -> None:

@@ -13,14 +13,15 @@ from pathlib import Path
 import pytest
 from support.file_server import FileHandler
 from support.model_registry import ModelRegistry, running_registry
-from support.registry_places import Place
+from support.registry_places import Place, lines_of
 from support.tiny_gguf import write_tiny_gguf
 
 from oprel.config import Settings
 from oprel.errors import SourceError, StoreError
-from oprel.server.compose import key_files
-from oprel.sources.registry import Login, MachineKey
-from oprel.sources.registry.proof import Proof
+from oprel.net.outside import OutsideClient
+from oprel.server.compose import key_files, make_catalog, make_puller
+from oprel.sources.registry import Login, MachineKey, Reach
+from oprel.sources.registry.proof import DeniedError, Proof
 from oprel.store import ModelName
 
 WEIGHTS = bytes(range(256)) * 100
@@ -262,10 +263,38 @@ def test_ollamas_key_is_used_where_there_is_one_and_made_only_in_its_own_store(
     assert key_files(shared) == (ollama / "id_ed25519",)
 
 
-def test_ollamas_own_registry_is_told_where_its_accounts_are(key: Path) -> None:
-    from oprel.net.outside import OutsideClient
-    from oprel.sources.registry import Reach
+def test_nothing_is_signed_for_a_token_service_elsewhere(key: Path) -> None:
+    """Docker's is on another host, and is known; it knows no keys."""
+    challenge = {"www-authenticate": 'Bearer realm="https://auth.docker.io/token",service="registry.docker.io"'}
 
+    async def refused() -> None:
+        async with OutsideClient() as client:
+            reach = Reach(key=MachineKey(key))
+            proof = Proof(client, "https://registry-1.docker.io/v2/", "docker.io", reach)
+            await proof.meet(challenge, is_refused=True)
+
+    with pytest.raises(DeniedError, match=r"oprel login docker\.io"):
+        asyncio.run(refused())
+    assert not key.exists()
+
+
+def test_a_server_signs_by_its_settings(
+    registry: ModelRegistry, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("HOME", str(tmp_path))
+    settings = Settings(
+        models_dir=tmp_path / "models", state_dir=tmp_path / "state", trees_dir=tmp_path / "trees", extra_models_dirs=()
+    )
+    catalog = make_catalog(settings)
+    name = f"{registry.host}/a/b:c"
+    catalog.store.import_gguf(write_tiny_gguf(tmp_path / "m.gguf"), name)
+    with pytest.raises(SourceError, match="add this machine's key"):
+        asyncio.run(lines_of(make_puller(settings, catalog).push(name, insecure=True)))
+    assert (tmp_path / "state/id_ed25519").is_file()
+    assert not (tmp_path / ".ollama").exists()
+
+
+def test_ollamas_own_registry_is_told_where_its_accounts_are(key: Path) -> None:
     async def refused() -> SourceError:
         async with OutsideClient() as client:
             proof = Proof(client, "https://registry.ollama.ai/v2/", "registry.ollama.ai", Reach(key=MachineKey(key)))

