@@ -60,8 +60,8 @@ def openapi_json() -> bytes:
 
 
 def merged(parts: Mapping[str, Document]) -> Document:
-    """One document with the paths of all, each below its own (first) base path and with its name as a tag; a component `X` of
-    the document `d` is called `d.X`, as are operations."""
+    """One document with the paths of all, each below its own (first) base path and with its name as a tag; a component
+    `X` of the document `d` is called `d.X`, as are operations."""
     whole: Document = {
         "openapi": "3.1.0",
         "info": {
