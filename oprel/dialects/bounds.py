@@ -75,8 +75,8 @@ class SchemaBudget:
 
 
 def check_turns(count: int, *, param: str) -> None:
-    """Of messages, or of the parts of one. More are of no use: each costs a model tokens, and engines all their time
-    to put them into its form."""
+    """Of messages, of the parts of one, or of texts. More are of no use: each costs a model tokens, and engines all
+    their time to put them into its form."""
     if count > MAX_TURNS:
         raise InvalidRequestError(f"'{param}' has {count} entries; at most {MAX_TURNS} are allowed", param=param)
 
