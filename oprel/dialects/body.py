@@ -6,7 +6,8 @@ import asyncio
 import json
 import math
 import re
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from functools import partial
 from typing import Any, Generic, TypeVar
 
 import msgspec
@@ -15,9 +16,10 @@ from msgspec import Struct
 from oprel.dialects.weight import check_weight
 from oprel.errors import InvalidRequestError
 
-__all__ = ["Read", "converted", "read"]
+__all__ = ["Read", "converted", "off_loop", "read"]
 
 T = TypeVar("T", bound=Struct)
+Made = TypeVar("Made")
 
 _INT64 = 2**63
 _INT53 = 2**53
@@ -43,9 +45,12 @@ class Read(Struct, Generic[T], frozen=True):
 async def read(body: bytes, kind: type[T]) -> Read[T]:
     """Raises InvalidRequestError, its `param` the path of the field at fault where there is one. Large bodies are
     read in a thread, so that others don't wait."""
-    if len(body) > _THREAD_FROM_BYTES:
-        return await asyncio.to_thread(_read, body, kind)
-    return _read(body, kind)
+    return await off_loop(body, partial(_read, body, kind))
+
+
+async def off_loop(body: bytes, work: Callable[[], Made]) -> Made:
+    """What `work`, which is about `body`, gives; done in a thread where that is large."""
+    return await asyncio.to_thread(work) if len(body) > _THREAD_FROM_BYTES else work()
 
 
 def converted(raw: Any, kind: type[T], *, path: str, types: str) -> Read[T]:

@@ -15,9 +15,19 @@ from oprel.dialects.patterns import MAX_REPEATS, PatternError, checked_pattern
 from oprel.errors import InvalidRequestError
 from oprel.schema import JsonSchema, OutputFormat, events
 
-__all__ = ["MAX_STOPS", "SchemaBudget", "checked_schema", "checked_stops", "schema_warnings", "unenforced_keywords"]
+__all__ = [
+    "MAX_STOPS",
+    "MAX_TURNS",
+    "SchemaBudget",
+    "check_turns",
+    "checked_schema",
+    "checked_stops",
+    "schema_warnings",
+    "unenforced_keywords",
+]
 
 MAX_STOPS = 16
+MAX_TURNS = 10_000
 
 _MAX_STOP_LENGTH = 1024
 _MAX_SCHEMA_BYTES = 64 * 1024
@@ -26,6 +36,7 @@ _MAX_NODES = 1000
 _MAX_ENUM = 1000
 _MAX_ALTERNATIVES = 64
 _MAX_PROPERTIES = 500
+_MAX_PATTERN_CHARACTERS = 4096  # to look at a pattern takes some 20 microseconds for each
 _INT64 = 2**63
 
 _ALTERNATIVES = ("anyOf", "oneOf", "allOf")
@@ -50,15 +61,24 @@ Schema = dict[str, Any]
 
 
 class SchemaBudget:
-    """How many schema nodes one request may still use, over all of its schemas (tools bring one each)."""
+    """How many schema nodes, and characters of patterns, one request may still use, over all of its schemas (tools
+    bring one each)."""
 
     def __init__(self, nodes: int = 4 * _MAX_NODES) -> None:
         self.nodes = nodes
+        self.pattern_characters = _MAX_PATTERN_CHARACTERS
 
     def spend(self, nodes: int, *, param: str) -> None:
         self.nodes -= nodes
         if self.nodes < 0:
             raise _refused(param, f"brings this request's schemas to more than {4 * _MAX_NODES} nodes in total")
+
+
+def check_turns(count: int, *, param: str) -> None:
+    """Of messages, of the parts of one, or of texts. More are of no use: each costs a model tokens, and engines all
+    their time to put them into its form."""
+    if count > MAX_TURNS:
+        raise InvalidRequestError(f"'{param}' has {count} entries; at most {MAX_TURNS} are allowed", param=param)
 
 
 def checked_stops(value: str | list[str] | None, *, param: str) -> tuple[str, ...]:
@@ -93,10 +113,10 @@ def checked_schema(
     if len(text) > _MAX_SCHEMA_BYTES:
         raise _refused(param, f"has {len(text)} bytes; at most {_MAX_SCHEMA_BYTES} are allowed")
     own = msgspec.json.decode(text, type=dict[str, Any])
-    measure = _Measure(own, param, dropped)
+    budget = budget or SchemaBudget()
+    measure = _Measure(own, param, dropped, budget)
     measure.walk()
-    if budget is not None:
-        budget.spend(measure.nodes, param=param)
+    budget.spend(measure.nodes, param=param)
     return msgspec.json.encode(own).decode() if measure.has_changed else text.decode()
 
 
@@ -140,10 +160,11 @@ class _Measure:
     """One walk over a schema: counts, checks, and then the product of nested repeats through references. Patterns are
     written anew in it."""
 
-    def __init__(self, root: Schema, param: str, dropped: list[str] | None) -> None:
+    def __init__(self, root: Schema, param: str, dropped: list[str] | None, budget: SchemaBudget) -> None:
         self.nodes = 0
         self.has_changed = False
         self._dropped = dropped
+        self._budget = budget
         self._root = root
         self._param = param
         self._own: dict[int, int] = {}
@@ -206,6 +227,11 @@ class _Measure:
             return 1
         if not isinstance(pattern, str):
             raise _refused(path, f"is {pattern!r}; it must be a regular expression")
+        self._budget.pattern_characters -= len(pattern)
+        if self._budget.pattern_characters < 0:
+            what = f"brings this request's patterns to more than {_MAX_PATTERN_CHARACTERS} characters in total"
+            self._drop(schema, "pattern", _refused(path, what))
+            return 1
         try:
             found = checked_pattern(pattern)
         except PatternError as error:

@@ -19,6 +19,7 @@ from oprel.dialects.anthropic.wire import (
     ToolUseBlock,
 )
 from oprel.dialects.body import converted
+from oprel.dialects.bounds import check_turns
 from oprel.dialects.media import checked_image, decoded_base64
 from oprel.errors import InvalidRequestError, UnsupportedError
 from oprel.schema import ImagePart, TextPart
@@ -66,6 +67,7 @@ class BlockReader:
             if content:
                 yield path, TextBlock(content)
             return
+        check_turns(len(content), param=path)
         for at, raw in enumerate(content):
             where = f"{path}[{at}]"
             block: Block = self.read(raw, _kind(raw, where), where)

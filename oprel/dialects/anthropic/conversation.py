@@ -19,6 +19,7 @@ from oprel.dialects.anthropic.wire import (
     ToolResultBlock,
     ToolUseBlock,
 )
+from oprel.dialects.bounds import check_turns
 from oprel.dialects.media import MAX_IMAGES
 from oprel.errors import InvalidRequestError
 from oprel.schema import ImagePart, Message, TextPart, ToolCall
@@ -33,6 +34,7 @@ def conversation(
 ) -> tuple[Message, ...]:
     if not bodies:
         raise InvalidRequestError("'messages' is empty: send at least one message", param="messages")
+    check_turns(len(bodies), param="messages")
     messages = list(_system(system, "system", reader)) if system else []
     names: dict[str, str] = {}
     for at, body in enumerate(bodies):

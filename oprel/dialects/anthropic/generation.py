@@ -14,7 +14,7 @@ from oprel.dialects.anthropic.answers import MessageStream, label, message_answe
 from oprel.dialects.anthropic.errors import id_header
 from oprel.dialects.anthropic.requests import Asked, counted_request, effort_warnings, fitted, message_request
 from oprel.dialects.anthropic.wire import CountAnswer, CountBody, MessagesBody
-from oprel.dialects.body import read
+from oprel.dialects.body import off_loop, read
 from oprel.dialects.delivery import muted, streamed, unknown_fields, waiting, whole
 from oprel.dialects.exchange import Answer, Head, Waiting
 from oprel.dialects.headers import json_headers, oprel_headers
@@ -41,7 +41,7 @@ _LACKS = {"thinking": "doesn't think: leave 'thinking' out, or send {'type': 'ad
 async def messages(services: Services, raw: bytes, client: str) -> Answer:
     found = await read(raw, MessagesBody)
     body = found.body
-    asked = message_request(body)
+    asked = await off_loop(raw, partial(message_request, body))
     if body.stream:
         yield _waiting(services.settings.ping_interval)
     async with _generating(services, asked, body=body, client=client) as (lease, stream):
@@ -64,7 +64,7 @@ async def count_tokens(services: Services, raw: bytes, client: str) -> Answer:
     """By the engine's own template and tokenizer: what a message would count as its prompt."""
     found = await read(raw, CountBody)
     body = found.body
-    asked = counted_request(body)
+    asked = await off_loop(raw, partial(counted_request, body))
     keep_alive = keep_alive_s(body.keep_alive)
     async with services.scheduler.lease(
         asked.loading.name, need="chat", load=asked.loading.load, keep_alive=keep_alive, client=client

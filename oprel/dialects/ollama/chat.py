@@ -52,7 +52,8 @@ async def _prepared(services: Services, body: bytes, client: str) -> Job:
     if not given:
         return Job(turn, name, "load", load, keep, client)
     admission.check_chat_template(services, model, name=asked.model)
-    request = _request(services, asked, model, with_opening(model, given), thinking, options)
+    translated = partial(_request, services, asked, model, with_opening(model, given), thinking, options)
+    request = await asyncio.to_thread(translated) if len(body) > LARGE_BYTES else translated()
     turn.images = translation.count_images(request.messages)
     return Job(
         turn,

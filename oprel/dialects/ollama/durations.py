@@ -46,7 +46,7 @@ def parse_duration(text: str) -> float:
 
 
 def _invalid(text: str) -> Exception:
-    return refusal("duration", problem=f"invalid duration {go_quoted(text)}")
+    return refusal("duration", problem=f"invalid duration {go_quoted(text[:_LONGEST])}")
 
 
 def keep_alive(value: object) -> float | None:

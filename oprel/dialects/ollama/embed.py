@@ -8,6 +8,7 @@ import time
 from collections.abc import Iterable, Sequence
 from operator import mul
 
+from oprel.dialects.bounds import check_turns
 from oprel.dialects.exchange import Answer
 from oprel.dialects.headers import oprel_headers
 from oprel.dialects.ollama import admission, rules
@@ -121,6 +122,7 @@ def _inputs(given: object) -> tuple[str, ...]:
         case str():
             return (given,)
         case list() if all(isinstance(item, str) for item in given):
+            check_turns(len(given), param="input")
             return tuple(given)
     raise refusal("invalid_input")
 

@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, get_args
 
-from oprel.dialects.bounds import SchemaBudget, checked_schema
+from oprel.dialects.bounds import SchemaBudget, check_turns, checked_schema
 from oprel.dialects.ollama.errors import refusal
 from oprel.dialects.ollama.gojson import go_quoted, text
 from oprel.dialects.ollama.media import attachments, with_text
@@ -40,7 +40,8 @@ def system_message(content: str) -> Message:
     return Message("system", (TextPart(content),))
 
 
-def messages(given: Iterable[WireMessage], warnings: list[events.Warning]) -> tuple[Message, ...]:
+def messages(given: Sequence[WireMessage], warnings: list[events.Warning]) -> tuple[Message, ...]:
+    check_turns(len(given), param="messages")
     return tuple(_message(message, warnings) for message in given)
 
 

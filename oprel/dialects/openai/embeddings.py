@@ -6,11 +6,12 @@ import base64
 import math
 import sys
 from array import array
+from functools import partial
 from typing import TYPE_CHECKING
 
 import msgspec
 
-from oprel.dialects.body import read
+from oprel.dialects.body import off_loop, read
 from oprel.dialects.delivery import unknown_fields
 from oprel.dialects.exchange import Answer, Head
 from oprel.dialects.headers import json_headers, oprel_headers
@@ -31,7 +32,7 @@ Vector = tuple[float, ...]
 async def embeddings(services: Services, raw: bytes, client: str) -> Answer:
     found = await read(raw, EmbeddingBody)
     body = found.body
-    asked = embed_request(body)
+    asked = await off_loop(raw, partial(embed_request, body))
     keep_alive = keep_alive_s(body.keep_alive)
     loaded = loading(body.model, body.num_ctx, body.options)
     async with services.scheduler.lease(

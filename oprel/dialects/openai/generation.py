@@ -7,7 +7,7 @@ from contextlib import AbstractAsyncContextManager, aclosing, asynccontextmanage
 from functools import partial
 from typing import TYPE_CHECKING
 
-from oprel.dialects.body import read
+from oprel.dialects.body import off_loop, read
 from oprel.dialects.delivery import muted, streamed, unknown_fields, waiting, whole, with_reasoning_counted
 from oprel.dialects.exchange import Answer
 from oprel.dialects.loading import Loading
@@ -38,7 +38,7 @@ Generating = ChatRequest | CompletionRequest
 async def chat_completions(services: Services, raw: bytes, client: str) -> Answer:
     found = await read(raw, ChatBody)
     body = found.body
-    asked = chat_request(body)
+    asked = await off_loop(raw, partial(chat_request, body))
     n = body.n or 1
     warnings = (*unknown_fields(found.unknown), *asked.warnings)
     if body.stream:
@@ -62,7 +62,7 @@ async def chat_completions(services: Services, raw: bytes, client: str) -> Answe
 async def completions(services: Services, raw: bytes, client: str) -> Answer:
     found = await read(raw, CompletionBody)
     body = found.body
-    asked = completion_requests(body)
+    asked = await off_loop(raw, partial(completion_requests, body))
     choices = len(asked.requests) * asked.n
     warnings = (*unknown_fields(found.unknown), *asked.warnings)
     if body.stream:

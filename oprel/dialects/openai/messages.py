@@ -7,6 +7,7 @@ from typing import Any
 
 import msgspec
 
+from oprel.dialects.bounds import check_turns
 from oprel.dialects.media import MAX_IMAGES, checked_audio, checked_image, decoded_base64
 from oprel.dialects.openai.wire import (
     AudioContent,
@@ -37,6 +38,7 @@ _AUDIO_TYPES = {"wav": "audio/wav", "mp3": "audio/mpeg"}
 def conversation(bodies: Sequence[MessageBody]) -> tuple[Message, ...]:
     if not bodies:
         raise InvalidRequestError("'messages' is empty: send at least one message", param="messages")
+    check_turns(len(bodies), param="messages")
     names: dict[str, str] = {}
     messages = tuple(_message(body, f"messages[{at}]", names) for at, body in enumerate(bodies))
     check_images(messages, param="messages")
@@ -116,6 +118,7 @@ def _content(body: MessageBody, path: str) -> tuple[Part, ...]:
         return (TextPart(body.content),) if body.content else ()
     if not body.content:
         raise InvalidRequestError(f"'{path}' is an empty list: send a string or at least one part", param=path)
+    check_turns(len(body.content), param=path)
     return tuple(_part(part, body.role, f"{path}[{at}]") for at, part in enumerate(body.content))
 
 

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 from contextlib import AbstractAsyncContextManager
+from functools import partial
 from typing import TYPE_CHECKING
 
 import msgspec
 
-from oprel.dialects.body import read
+from oprel.dialects.body import off_loop, read
 from oprel.dialects.delivery import unknown_fields
 from oprel.dialects.exchange import Answer, Head
 from oprel.dialects.headers import json_headers, oprel_headers
@@ -36,7 +37,9 @@ async def tokenize(services: Services, raw: bytes, client: str) -> Answer:
     texts = [text for text in (body.content, body.prompt) if text is not None]
     if len(texts) + (body.messages is not None) != 1:
         raise InvalidRequestError("send one of 'content', 'prompt' and 'messages'", param="content")
-    request = None if body.messages is None else ChatRequest(conversation(body.messages))
+    request = None
+    if body.messages is not None:
+        request = ChatRequest(await off_loop(raw, partial(conversation, body.messages)))
     has_special = bool(body.add_special if body.add_special is not None else body.add_special_tokens)
     async with _lease(services, body, client, need="load" if request is None else "chat") as lease:
         _check(lease, body.model)

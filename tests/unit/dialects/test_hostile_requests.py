@@ -14,6 +14,7 @@ from typing import Any
 import pytest
 from litestar import Router
 from msgspec import Struct
+from msgspec.structs import replace
 from support.asgi import Reply
 from support.scripted_app import scripted_app
 
@@ -24,27 +25,42 @@ from oprel.testing import Script, scripted_model, specs
 
 SEES = Script(
     capabilities=Capabilities(
-        chat=True, tools=True, vision=True, json_schema=True, logprobs=True, tokenize=True, sampling=ALL_SAMPLING
+        chat=True,
+        complete=True,
+        tools=True,
+        vision=True,
+        json_schema=True,
+        logprobs=True,
+        tokenize=True,
+        sampling=ALL_SAMPLING,
     )
 )
+PNG = "data:image/png;base64,"
 SEEING = scripted_model("able:latest", capabilities=frozenset({"completion", "tools", "vision"}))
+RANKS = scripted_model("ranks:latest", capabilities=frozenset({"embedding"}), pooling="rank")
 TURNS = [{"role": "user", "content": "hi"}]
 
 Body = dict[str, Any]
 
 
 class Endpoint(Struct, frozen=True):
-    """`asking`: a plain body with so much more in it. The others put one hostile value where this API has room."""
+    """`asking`: a plain body with so much more in it. The others put one hostile value where this API has room; None:
+    it has none. `model` is what the body names."""
 
     document: str
     path: str
     router: Callable[[Any], Router]
     asking: Callable[[Body], Body]
-    schema: Callable[[Any], Body]
-    image: Callable[[str], Body]
+    schema: Callable[[Any], Body] | None = None
+    image: Callable[[str], Body] | None = None
+    model: str = "able"
 
 
-ENDPOINTS = {
+def streamed(endpoint: Endpoint) -> Callable[[Body], Body]:
+    return lambda more: {**endpoint.asking(more), "stream": True}
+
+
+CHATS = {
     "chat": Endpoint(
         "openai",
         "/v1/chat/completions",
@@ -80,7 +96,47 @@ ENDPOINTS = {
         lambda url: {"messages": [{"role": "user", "content": "?", "images": [url.removeprefix(PNG)]}]},
     ),
 }
-PNG = "data:image/png;base64,"
+# The same requests, whose answers are to come piece by piece: what is wrong with them is told before the first.
+STREAMED = {f"{name} streamed": replace(each, asking=streamed(each)) for name, each in CHATS.items()}
+OTHERS = {
+    "completions": Endpoint(
+        "openai",
+        "/v1/completions",
+        openai.router,
+        lambda more: {"model": "able", "prompt": "hi", **more},
+        lambda schema: {"response_format": {"type": "json_schema", "json_schema": {"name": "a", "schema": schema}}},
+    ),
+    "generate": Endpoint(
+        "ollama",
+        "/api/generate",
+        ollama.router,
+        lambda more: {"model": "able", "prompt": "hi", "stream": False, **more},
+        lambda schema: {"format": schema},
+        lambda url: {"images": [url.removeprefix(PNG)]},
+    ),
+    "count_tokens": Endpoint(
+        "anthropic",
+        "/v1/messages/count_tokens",
+        anthropic.router,
+        lambda more: {"model": "able", "messages": TURNS, **more},
+        CHATS["messages"].schema,
+        CHATS["messages"].image,
+    ),
+    "embeddings": Endpoint(
+        "openai", "/v1/embeddings", openai.router, lambda more: {"model": "mini", "input": "hi", **more}, model="mini"
+    ),
+    "embed": Endpoint(
+        "ollama", "/api/embed", ollama.router, lambda more: {"model": "mini", "input": "hi", **more}, model="mini"
+    ),
+    "rerank": Endpoint(
+        "openai",
+        "/v1/rerank",
+        openai.router,
+        lambda more: {"model": "ranks", "query": "hi", "documents": ["a"], **more},
+        model="ranks",
+    ),
+}
+ENDPOINTS = {**CHATS, **STREAMED, **OTHERS}
 
 
 def anthropic_source(url: str) -> Body:
@@ -135,18 +191,16 @@ TEXTS: dict[str, bytes] = {
     "an integer beyond 64 bits": b'"seed":1180591620717411303424',
     "a lone surrogate": b'"user":"\\ud800"',
     "bytes that are no UTF-8": b'"user":"\xff"',
-    "a key that is there twice": b'"model":"able"',
+    "a key that is there twice": b'"x":{"a":1,"a":2}',
     "nesting": b'"x":' + b"[" * 100_000,
     "closed nesting": b'"x":' + b"[" * 100_000 + b"]" * 100_000,
 }
 # Ollama takes JSON as Go does: the last of two keys, U+FFFD for what is no character, the nearest number that it has.
 TAKEN = {
-    "ollama": {
-        "an integer beyond 64 bits",
-        "a lone surrogate",
-        "bytes that are no UTF-8",
-        "a key that is there twice",
-    }
+    "an integer beyond 64 bits",
+    "a lone surrogate",
+    "bytes that are no UTF-8",
+    "a key that is there twice",
 }
 # Made when they are asked for: some are large.
 FIELDS: dict[str, dict[str, Callable[[], Body]]] = {
@@ -157,6 +211,15 @@ FIELDS: dict[str, dict[str, Callable[[], Body]]] = {
         "top_logprobs": lambda: {"logprobs": True, "top_logprobs": 10**12},
         "max_tokens": lambda: {"max_tokens": -(2**40)},
         "a million stop strings": lambda: {"stop": million()},
+        "messages without end": lambda: {"messages": TURNS * 10_001},
+        "parts without end": lambda: {
+            "messages": [{"role": "user", "content": [{"type": "text", "text": "a"}] * 10_001}]
+        },
+        "tools without end": lambda: {"tools": [{"function": {"name": f"f{n}"}} for n in range(129)]},
+        "a keep_alive without end": lambda: {"keep_alive": "1" * 10**5},
+        "patterns without end": lambda: CHATS["chat"].schema(
+            {"properties": {f"p{n}": {"type": "string", "pattern": "a" * 900} for n in range(60)}}
+        ),
     },
     "responses": {
         "top_logprobs": lambda: {"top_logprobs": 10**12},
@@ -171,6 +234,41 @@ FIELDS: dict[str, dict[str, Callable[[], Body]]] = {
     "ollama": {
         "top_logprobs": lambda: {"logprobs": True, "top_logprobs": 10**12},
         "a million stop strings": lambda: {"options": {"stop": million()}},
+        "messages without end": lambda: {"messages": TURNS * 10_001},
+        "a keep_alive without end": lambda: {"keep_alive": "1s" * 10**5},
+    },
+    "completions": {
+        "n": lambda: {"n": 10**9},
+        "best_of": lambda: {"best_of": 10**9},
+        "logprobs": lambda: {"logprobs": 10**12},
+        "logit_bias": lambda: {"logit_bias": {str(number): 1 for number in range(2000)}},
+        "a stop string without end": lambda: {"stop": "x" * 1025},
+        "a million prompts": lambda: {"prompt": million()},
+        "a token that is none": lambda: {"prompt": [-1]},
+    },
+    "generate": {
+        "top_logprobs": lambda: {"logprobs": True, "top_logprobs": 10**12},
+        "a million stop strings": lambda: {"options": {"stop": million()}},
+        "a keep_alive without end": lambda: {"keep_alive": "1s" * 10**5},
+    },
+    "count_tokens": {
+        "tools without end": lambda: {"tools": [{"name": f"f{n}", "input_schema": {}} for n in range(10_000)]},
+        "messages without end": lambda: {"messages": TURNS * 10_001},
+    },
+    "embeddings": {
+        "a million texts": lambda: {"input": million()},
+        "dimensions": lambda: {"dimensions": 10**12},
+        "a token that is none": lambda: {"input": [-1]},
+        "a keep_alive without end": lambda: {"keep_alive": "1" * 10**5},
+    },
+    "embed": {
+        "a million texts": lambda: {"input": million()},
+        "a keep_alive without end": lambda: {"keep_alive": "1" * 10**5},
+    },
+    "rerank": {
+        "a million documents": lambda: {"documents": million()},
+        "top_n": lambda: {"top_n": 10**12},
+        "num_ctx": lambda: {"num_ctx": 2**60},
     },
 }
 
@@ -183,14 +281,22 @@ def cases() -> dict[str, tuple[Endpoint, Callable[[], bytes]]]:
     found: dict[str, tuple[Endpoint, Callable[[], bytes]]] = {}
     for name, endpoint in ENDPOINTS.items():
         bodies = {
-            **{f"schema: {what}": partial(endpoint.schema, schema) for what, schema in SCHEMAS.items()},
-            **{f"image: {what}": partial(endpoint.image, url) for what, url in IMAGES.items()},
-            **{f"field: {what}": more for what, more in FIELDS[name].items()},
+            **(
+                {f"schema: {what}": partial(endpoint.schema, schema) for what, schema in SCHEMAS.items()}
+                if endpoint.schema
+                else {}
+            ),
+            **(
+                {f"image: {what}": partial(endpoint.image, url) for what, url in IMAGES.items()}
+                if endpoint.image
+                else {}
+            ),
+            **{f"field: {what}": more for what, more in FIELDS[name.removesuffix(" streamed")].items()},
         }
         for what, more in bodies.items():
             found[f"{name}, {what}"] = endpoint, partial(encoded, endpoint, more)
         for what, text in TEXTS.items():
-            if what not in TAKEN.get(name, ()):
+            if endpoint.document != "ollama" or what not in TAKEN:
                 found[f"{name}, {what}"] = endpoint, partial(written_behind, endpoint, text)
     return found
 
@@ -213,7 +319,8 @@ def test_the_fault_is_the_requests_and_the_next_one_is_answered(case: str, tmp_p
 
     async def go() -> tuple[Reply, int, Reply]:
         settings = Settings(state_dir=tmp_path)
-        async with scripted_app(endpoint.router, SEES, models=(SEEING,), settings=settings) as app:
+        script = SEES if endpoint.model == "able" else None
+        async with scripted_app(endpoint.router, script, models=(SEEING, RANKS), settings=settings) as app:
             refused = await app.post(endpoint.path, body)
             seen = sum(len(engine.calls) for engine in app.driver.engines)
             return refused, seen, await app.post(endpoint.path, endpoint.asking({}))
@@ -239,7 +346,7 @@ def test_the_fault_is_the_requests_and_the_next_one_is_answered(case: str, tmp_p
 def test_what_ollama_takes_reaches_the_engine_as_whole_characters_and_numbers_in_range(
     before: bytes, hostile: bytes
 ) -> None:
-    endpoint = ENDPOINTS["ollama"]
+    endpoint = CHATS["ollama"]
     plain = json.dumps(endpoint.asking({})).encode()
     assert before in plain
 

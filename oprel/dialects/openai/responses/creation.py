@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import time
 from contextlib import aclosing
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 import msgspec
 from msgspec import UNSET, Struct
 
-from oprel.dialects.body import read
+from oprel.dialects.body import off_loop, read
 from oprel.dialects.delivery import SSE, beginning, check_finished, late, unknown_fields, waiting, warnings_of
 from oprel.dialects.exchange import Answer, Head
 from oprel.dialects.headers import Told, json_headers, oprel_headers
@@ -63,7 +64,7 @@ async def create_response(
     check(body)
     history = await _history(body, store)
     items = await _resolved(as_items(body.input), store)
-    wanted = asked(body, history, items)
+    wanted = await off_loop(raw, partial(asked, body, history, items))
     warnings = (*unknown_fields((*found.unknown, *wanted.unknown)), *wanted.warnings)
     turn = _turn(body, wanted, items, store if body.store in (None, True) else None)
 

@@ -8,12 +8,13 @@ from __future__ import annotations
 
 import base64
 import binascii
-from collections.abc import Iterable
+from collections.abc import Sequence
 from typing import Any
 
 import msgspec
 
 from oprel.dialects.body import converted
+from oprel.dialects.bounds import check_turns
 from oprel.dialects.openai.messages import image_of_url, json_arguments
 from oprel.dialects.openai.responses.wire import (
     CallItem,
@@ -48,6 +49,7 @@ def as_items(value: str | list[RawItem] | None) -> list[RawItem]:
         return []
     if isinstance(value, str):
         return [{"type": "message", "role": "user", "content": [{"type": "input_text", "text": value}]}]
+    check_turns(len(value), param="input")
     return value
 
 
@@ -95,7 +97,8 @@ class Turns:
     def add_instructions(self, text: str) -> None:
         self._messages.append(Message("system", (TextPart(text),)))
 
-    def add_all(self, items: Iterable[RawItem], path: str) -> None:
+    def add_all(self, items: Sequence[RawItem], path: str) -> None:
+        check_turns(len(items), param=path)
         for at, raw in enumerate(items):
             self._add(raw, f"{path}[{at}]")
         if self._thinking:  # it led to nothing
