@@ -10,6 +10,8 @@ from oprel.store.creating import Base, Creating
 from oprel.store.disk import Disk
 from oprel.store.manifests import ManifestEntry
 from oprel.store.recipes import GivenFile, GivenMessage, Recipe
+from support.crashing import UnsyncedDisk
+from support.lock_actions import bring
 from support.tiny_gguf import write_tiny_gguf
 
 __all__ = [
@@ -28,7 +30,7 @@ __all__ = [
 
 
 def opened(folder: Path, disk: Disk | None = None) -> Store:
-    return Store(folder / "models", state_dir=folder / "state", disk=disk)
+    return Store(folder / "models", state_dir=folder / "state", disk=disk or UnsyncedDisk())
 
 
 def prepared(folder: Path) -> Store:
@@ -103,6 +105,4 @@ def repair_aside(folder: Path, disk: Disk) -> None:
 
 def sync(folder: Path, disk: Disk) -> None:
     """`support.lock_actions` has the rest: a source to pull from."""
-    from support.lock_actions import bring
-
     bring(folder, opened(folder, disk))
