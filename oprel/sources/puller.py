@@ -78,7 +78,8 @@ class Puller:
         self, name: str, *, insecure: bool = False, wish: PullWish | None = None
     ) -> AsyncGenerator[PullProgress, None]:
         """Yields lines up to `success`. Closing the generator stops the download unless another pull waits for it;
-        no model is half done then, and what came stays for the next pull. `insecure` matters to registries only, `wish` to the hub.
+        no model is half done then, and what came stays for the next pull. `insecure` matters to registries only,
+        `wish` to the hub.
 
         `name` is never taken as a path. Raises InvalidNameError, SourceError, StoreError.
         """

@@ -7,6 +7,8 @@ version from before or the one from after, and none that was kept is lost.
 from __future__ import annotations
 
 import asyncio
+import functools
+import tempfile
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -63,17 +65,25 @@ def with_neighbour(folder: Path) -> Store:
 def locked(folder: Path) -> Store:
     """With a lock that pins a version which isn't here."""
     store = prepared(folder)
-    elsewhere = opened(folder / "elsewhere")
-    (folder / "elsewhere").mkdir()
+    (folder / "oprel.lock").write_text(lock_text())
+    return store
 
-    async def pull() -> None:
-        async for _ in FilePuller(catalog_over(elsewhere), folder / "new.gguf").pull("pypi:some-model==1.0"):
+
+@functools.cache
+def lock_text() -> str:
+    """What pins the model of `new.gguf`, which is the same wherever it is made."""
+
+    async def pull(store: Store, file: Path) -> None:
+        async for _ in FilePuller(catalog_over(store), file).pull("pypi:some-model==1.0"):
             pass
 
-    asyncio.run(pull())
-    pins = Pins(catalog_over(elsewhere), lambda catalog: FilePuller(catalog, folder / "new.gguf"))
-    write_lock(folder / "oprel.lock", [pins.lock("from/source:1")])
-    return store
+    with tempfile.TemporaryDirectory() as name:
+        folder = Path(name) / "elsewhere"
+        store = prepared(folder)
+        asyncio.run(pull(store, folder / "new.gguf"))
+        pins = Pins(catalog_over(store), lambda catalog: FilePuller(catalog, folder / "new.gguf"))
+        write_lock(folder / "oprel.lock", [pins.lock("from/source:1")])
+        return (folder / "oprel.lock").read_text()
 
 
 def run_again(action: Action, folder: Path) -> None:

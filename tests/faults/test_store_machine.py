@@ -13,7 +13,7 @@ import pytest
 from hypothesis import HealthCheck, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule
-from support.crashing import Died, DyingDisk
+from support.crashing import Died, DyingDisk, UnsyncedDisk
 from support.store_checks import assert_ollamas_shape, assert_valid_store
 from support.tiny_gguf import write_tiny_gguf
 
@@ -40,7 +40,7 @@ class StoreMachine(RuleBasedStateMachine):
         self.files = {salt: write_tiny_gguf(self.folder / f"{salt}.gguf", salt=salt) for salt in SALTS}
         self.digests: dict[str, str] = {}
         for salt, path in self.files.items():
-            store = Store(self.folder / salt / "models", state_dir=self.folder / salt / "state")
+            store = Store(self.folder / salt / "models", state_dir=self.folder / salt / "state", disk=UnsyncedDisk())
             self.digests[salt] = store.import_gguf(path, "x").digest.hex
         self.model: dict[ModelName, str] = {}
         self.is_damaged = False
@@ -54,7 +54,9 @@ class StoreMachine(RuleBasedStateMachine):
 
     def opened(self, disk: DyingDisk | None = None) -> Store:
         retention = Retention(count=COUNT)
-        return Store(self.folder / "models", state_dir=self.folder / "state", disk=disk, retention=retention)
+        return Store(
+            self.folder / "models", state_dir=self.folder / "state", disk=disk or UnsyncedDisk(), retention=retention
+        )
 
     def attempt(self, work: Callable[[Store], object], life: int | None, *outcomes: dict[ModelName, str]) -> None:
         """Do it, to the end or up to a death; one of `outcomes`, of which the last is the whole, has come about."""

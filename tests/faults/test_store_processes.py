@@ -3,6 +3,7 @@ succeeds or is refused in a sentence, and the store is valid at any moment and a
 
 from __future__ import annotations
 
+import os
 import subprocess
 import sys
 import textwrap
@@ -23,10 +24,11 @@ _SCRIPT = textwrap.dedent(
     from pathlib import Path
     from oprel.errors import InvalidRequestError, OprelError
     from oprel.store import ModelName, Store, store as store_module
+    from support.crashing import UnsyncedDisk
 
     folder, seed, grace_s = Path(sys.argv[1]), int(sys.argv[2]), float(sys.argv[3])
     store_module.GRACE_S = grace_s
-    store = Store(folder / "models", state_dir=folder / "state")
+    store = Store(folder / "models", state_dir=folder / "state", disk=UnsyncedDisk())
     choose = random.Random(seed)
     names = [ModelName.parse(text) for text in ("a", "b", "me/c")]
     files = sorted(folder.glob("*.gguf"))
@@ -58,7 +60,8 @@ _SCRIPT = textwrap.dedent(
 
 def start(folder: Path, seed: int, grace_s: float) -> subprocess.Popen[bytes]:
     arguments = [sys.executable, "-c", _SCRIPT, str(folder), str(seed), str(grace_s)]
-    return subprocess.Popen(arguments, stderr=subprocess.PIPE)
+    environ = os.environ | {"PYTHONPATH": os.pathsep.join(path for path in sys.path if path)}
+    return subprocess.Popen(arguments, stderr=subprocess.PIPE, env=environ)
 
 
 def test_two_processes_on_one_store(tmp_path: Path) -> None:

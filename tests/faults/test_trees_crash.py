@@ -7,7 +7,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
-from support.crashing import Died, DyingDisk, steps
+from support.crashing import Died, DyingDisk, UnsyncedDisk, steps
 from support.tree_folders import write_folder
 
 from oprel.store import ModelName, Trees
@@ -17,7 +17,7 @@ Action = Callable[[Trees], object]
 
 
 def opened(folder: Path, disk: DyingDisk | None = None) -> Trees:
-    return Trees(folder / "trees", state_dir=folder / "state", disk=disk)
+    return Trees(folder / "trees", state_dir=folder / "state", disk=disk or UnsyncedDisk())
 
 
 def prepared(folder: Path) -> Trees:

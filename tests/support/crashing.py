@@ -26,7 +26,7 @@ from pathlib import Path
 
 from oprel.store.disk import Disk
 
-__all__ = ["STEPS", "Died", "DyingDisk", "Kill", "killer", "steps"]
+__all__ = ["STEPS", "Died", "DyingDisk", "Kill", "UnsyncedDisk", "killer", "steps"]
 
 STEPS = tuple(name for name in vars(Disk) if not name.startswith("_") and name not in ("free_bytes", "total_bytes"))
 """Every method of the disk that changes it."""
@@ -39,7 +39,18 @@ class Died(BaseException):
     """Not an Exception, so that nothing handles it but clean-up, which can't change the disk either."""
 
 
-class DyingDisk(Disk):
+class UnsyncedDisk(Disk):
+    """Syncs nothing: where a process dies and not the machine, what it wrote stays. `support.power_loss` is about the
+    machine."""
+
+    def sync(self, descriptor: int) -> None:
+        """Not needed."""
+
+    def sync_folder(self, path: Path) -> None:
+        """Not needed."""
+
+
+class DyingDisk(UnsyncedDisk):
     """Lives for `steps_left` steps. A write that it dies in arrives by half. `links` False: as if every file were on
     another file system. `die` is what happens at the step; the default raises `Died`."""
 
@@ -91,7 +102,7 @@ class DyingDisk(Disk):
 
 def _counted(name: str) -> Callable[..., object]:
     def step(self: DyingDisk, *args: object, **kwargs: object) -> object:
-        return self._stepped(name, lambda: getattr(Disk, name)(self, *args, **kwargs))
+        return self._stepped(name, lambda: getattr(UnsyncedDisk, name)(self, *args, **kwargs))
 
     return step
 

@@ -12,6 +12,8 @@ from oprel.store.creating import Base, Creating
 from oprel.store.disk import Disk
 from oprel.store.manifests import ManifestEntry
 from oprel.store.recipes import GivenFile, GivenMessage, Recipe
+from support.crashing import UnsyncedDisk
+from support.lock_actions import bring
 from support.tiny_gguf import gguf_bytes, write_tiny_gguf
 
 __all__ = [
@@ -41,7 +43,7 @@ _PIECE_BYTES = 8_000
 
 
 def opened(folder: Path, disk: Disk | None = None) -> Store:
-    return Store(folder / "models", state_dir=folder / "state", disk=disk)
+    return Store(folder / "models", state_dir=folder / "state", disk=disk or UnsyncedDisk())
 
 
 def prepared(folder: Path) -> Store:
@@ -134,8 +136,6 @@ def repair_aside(folder: Path, disk: Disk) -> None:
 
 def sync(folder: Path, disk: Disk) -> None:
     """`support.lock_actions` has the rest: a source to pull from."""
-    from support.lock_actions import bring
-
     bring(folder, opened(folder, disk))
 
 

@@ -4,12 +4,18 @@ from __future__ import annotations
 
 import json
 import urllib.request
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 from support.fake_vllm import install, runs
+from support.hub import running_hub
+from support.hub_place import HubPlace, files_of
 from support.servers import clean_environment, real_server, run_oprel
 from support.tree_folders import write_folder
+
+Oprel = Callable[..., Any]
 
 
 @pytest.fixture
@@ -121,3 +127,26 @@ def test_a_folder_is_served_and_removed(tmp_path: Path) -> None:
         assert removed.returncode == 0, removed.stderr
         with urllib.request.urlopen(f"{server.url}/api/tags", timeout=5) as answer:
             assert json.load(answer)["models"] == []
+
+
+def test_a_folder_of_the_hub_is_mended_locked_and_brought_back(
+    oprel: Oprel, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("OPREL_PORT", "1")
+    with running_hub() as hub:
+        monkeypatch.setenv("HF_ENDPOINT", hub.url)
+        hub.add("o/r", files_of(write_folder(tmp_path / "source")))
+        place = HubPlace(tmp_path / ".oprel", hub)
+        place.pull("o/r")
+        place.take_fetched()
+        place.file("o/r", "model.safetensors").unlink()
+        ended = oprel("verify", "--repair")
+        assert (ended.code, place.take_fetched()) == (0, ["model.safetensors"])
+        assert ended.out.startswith("missing: model.safetensors is missing (needed by hf.co/o/r:latest); fetched again")
+        digest = place.catalog.find("o/r").digest
+        assert oprel("lock", "o/r").code == 0
+        assert oprel("rm", "hf.co/o/r").code == 0
+        assert oprel("sync", "--check").out.split()[0] == "missing"
+        assert oprel("sync").code == 0
+        assert place.catalog.find("o/r").digest == digest
+        assert oprel("verify").code == 0

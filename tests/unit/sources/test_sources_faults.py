@@ -25,8 +25,8 @@ from tenacity import RetryCallState
 from oprel.errors import SourceError
 from oprel.schema import Hardware
 from oprel.sources import Puller, PullProgress
-from oprel.sources.download import wait_before_retry
 from oprel.sources.pip_settings import PipSettings
+from oprel.sources.retries import wait_before_retry
 from oprel.store import Catalog, Store, Trees
 
 Respond = Callable[[Any], None]

@@ -52,17 +52,21 @@ def test_a_real_embedding_model(embed_path: Path) -> None:
     assert (metadata.context_tokens, metadata.embedding_length) == (512, 384)
 
 
-def test_it_agrees_with_the_reference_reader(smollm2_path: Path) -> None:
-    reference = gguf.GGUFReader(smollm2_path)
-    metadata = read_gguf(smollm2_path, array_limit=1 << 20)
+def test_it_agrees_with_the_reference_reader(embed_path: Path) -> None:
+    """Of a small vocabulary: the reference takes seconds for a large one."""
+    reference = gguf.GGUFReader(embed_path)
+    metadata = read_gguf(embed_path, array_limit=1 << 20)
     assert {tensor.name: tensor.shape for tensor in metadata.tensors} == {
         tensor.name: tuple(int(length) for length in tensor.shape) for tensor in reference.tensors
     }
     assert [metadata.data_offset + t.offset for t in metadata.tensors] == [t.data_offset for t in reference.tensors]
     assert [t.size_bytes for t in metadata.tensors] == [t.n_bytes for t in reference.tensors]
     for key, field in reference.fields.items():
-        if not key.startswith("GGUF."):
-            assert metadata.values[key] == pytest.approx(field.contents(), abs=1e-6), key
+        if key.startswith("GGUF."):
+            continue
+        value, expected = metadata.values[key], field.contents()
+        is_exact = isinstance(expected, str) or (isinstance(expected, list) and not isinstance(expected[0], float))
+        assert value == (expected if is_exact else pytest.approx(expected, abs=1e-6)), key
 
 
 def test_large_vocabularies_are_skipped_quickly(smollm2_path: Path) -> None:
@@ -205,7 +209,7 @@ def test_a_hostile_header_costs_little_memory(tmp_path: Path) -> None:
     claims = [
         _patched(8, "<Q", 1 << 16),
         _patched(16, "<Q", 1 << 12),
-        gguf_bytes({"a": 1})[:33] + struct.pack("<IIQ", 9, 8, 1 << 20) + bytes(8 << 20),
+        gguf_bytes({"a": 1})[:33] + struct.pack("<IIQ", 9, 8, 1 << 18) + bytes(2 << 20),
         gguf_bytes({"a": 1})[:33] + struct.pack("<IIQ", 9, 0, 1 << 40) + bytes(1 << 20),
     ]
     for data in claims:
@@ -215,7 +219,7 @@ def test_a_hostile_header_costs_little_memory(tmp_path: Path) -> None:
             read_gguf(path)
         _, peak = tracemalloc.get_traced_memory()
         tracemalloc.stop()
-        assert peak < 12 << 20
+        assert peak < 4 << 20
 
 
 @settings(max_examples=400, deadline=2000, suppress_health_check=[HealthCheck.function_scoped_fixture])
