@@ -74,8 +74,9 @@ class Puller:
     async def pull(
         self, name: str, *, insecure: bool = False, wish: PullWish | None = None
     ) -> AsyncGenerator[PullProgress, None]:
-        """Yields lines up to `success`. Closing the generator stops the download unless another pull waits for it,
-        and leaves nothing half done. `insecure` matters to registries only, `wish` to the hub.
+        """Yields lines up to `success`. Closing the generator stops the download unless another pull waits for it;
+        no model is half done then, and what came stays for the next pull. `insecure` matters to registries only, `wish`
+        to the hub.
 
         `name` is never taken as a path. Raises InvalidNameError, SourceError, StoreError.
         """
