@@ -207,7 +207,7 @@ def waits(monkeypatch: pytest.MonkeyPatch) -> list[float]:
         return 0.0
 
     monkeypatch.setattr("oprel.net.outside.getproxies", dict)
-    for module in ("download", "transfer", "registry.session", "package_index"):
+    for module in ("retries", "transfer", "registry.session", "registry.upload"):
         monkeypatch.setattr(f"oprel.sources.{module}.wait_before_retry", wait, raising=False)
     return noted
 
