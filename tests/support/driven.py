@@ -13,6 +13,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Literal
 
+import httpx
 from msgspec import Struct
 
 from support.models import EMBED_MODEL, embed_gguf
@@ -36,9 +37,11 @@ Ability = Literal["think", "call", "embed", "tokenize", "logprobs", "prefill"]
 
 
 class Driven(Struct, frozen=True):
-    """`can`: what of the abilities that drivers differ in this one has, with these models."""
+    """`can`: what of the abilities that drivers differ in this one has, with these models. `client` asks it: making one
+    takes longer than most answers."""
 
     server: RealServer
+    client: httpx.Client
     driver: str
     can: frozenset[Ability]
     model: str = MODEL
@@ -49,6 +52,11 @@ class Driven(Struct, frozen=True):
         return self.server.url
 
 
+def _asked(server: RealServer, driver: str, can: frozenset[Ability]) -> Iterator[Driven]:
+    with httpx.Client(base_url=server.url, timeout=60) as client:
+        yield Driven(server, client, driver, can)
+
+
 @contextmanager
 def llama_cpp_driven(folder: Path) -> Iterator[Driven]:
     from oprel.store import Store
@@ -57,7 +65,7 @@ def llama_cpp_driven(folder: Path) -> Iterator[Driven]:
     store.import_gguf(write_speaking_gguf(folder / "speaking.gguf"), MODEL)
     store.import_gguf(embed_gguf(), EMBED_MODEL)
     with real_server("--driver", "llama_cpp", "--threads", "1", models_dir=folder / "models") as server:
-        yield Driven(server, "llama_cpp", frozenset({"think", "call", "embed", "tokenize", "logprobs", "prefill"}))
+        yield from _asked(server, "llama_cpp", frozenset({"think", "call", "embed", "tokenize", "logprobs", "prefill"}))
 
 
 @contextmanager
@@ -66,7 +74,7 @@ def remote_driven(folder: Path, behind: Driven) -> Iterator[Driven]:
     config = folder / "config.toml"
     config.write_text(f'[remote.other]\nurl = "{behind.url}"\nmodels = ["{MODEL}", "{EMBED_MODEL}"]\n')
     with real_server(environ={"OPREL_CONFIG": str(config)}) as server:
-        yield Driven(server, "openai", frozenset({"think", "call", "embed", "logprobs"}))
+        yield from _asked(server, "openai", frozenset({"think", "call", "embed", "logprobs"}))
 
 
 @contextmanager
@@ -76,7 +84,7 @@ def fake_vllm_driven(folder: Path) -> Iterator[Driven]:
     python = install(folder / "env", speaks=True)
     environ = {"OPREL_VLLM_PYTHON": str(python), "OPREL_TREES_DIR": str(speaking_trees(folder))}
     with real_server("--driver", "vllm", environ=environ) as server:
-        yield Driven(server, "vllm", frozenset({"think", "call", "tokenize", "logprobs"}))
+        yield from _asked(server, "vllm", frozenset({"think", "call", "tokenize", "logprobs"}))
 
 
 @contextmanager
@@ -89,7 +97,7 @@ def vllm_driven(folder: Path, python: Path) -> Iterator[Driven]:
         "OPREL_KEEP_ALIVE": "-1",
     }
     with real_server("--driver", "vllm", "--model", MODEL, environ=environ, start_limit_s=LOAD_LIMIT_S) as server:
-        yield Driven(server, "vllm", frozenset({"think", "call", "tokenize", "logprobs"}))
+        yield from _asked(server, "vllm", frozenset({"think", "call", "tokenize", "logprobs"}))
 
 
 @contextmanager
@@ -106,7 +114,7 @@ def exllama_driven(folder: Path, driver: str) -> Iterator[Driven]:
         "PATH": f"{_with_gpu(folder / 'bin')}{os.pathsep}{os.environ['PATH']}",
     }
     with real_server("--driver", driver, environ=environ) as server:
-        yield Driven(server, driver, frozenset({"tokenize", "logprobs"}))
+        yield from _asked(server, driver, frozenset({"tokenize", "logprobs"}))
 
 
 def speaking_trees(folder: Path, **config: object) -> Path:

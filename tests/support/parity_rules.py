@@ -8,12 +8,11 @@ from __future__ import annotations
 from collections.abc import Iterable
 from typing import Any
 
-import httpx
 import pytest
 from msgspec.structs import replace
 
 from support.driven import Driven
-from support.parity import ANSWER, CALL, DIALECTS, THOUGHT, Heard, Talk, Told, call, pairs, ways
+from support.parity import ANSWER, CALL, DIALECTS, THOUGHT, Heard, Talk, Told, Way, call, pairs, ways
 
 __all__ = ["ThinkingParityRules", "UnthinkingParityRules"]
 
@@ -111,7 +110,7 @@ class UnthinkingParityRules(ParityRules):
     )
     def test_what_can_not_be_done_is_refused_by_name(self, driven: Driven, more: dict[str, Any], named: str) -> None:
         for way in ways(Talk(driven.model, **more)).values():
-            answer = httpx.post(f"{driven.url}{way.path}", json=way.body, timeout=60)
+            answer = driven.client.post(way.path, json=way.body)
             assert answer.status_code == 400, answer.text
             assert named in answer.text
 
@@ -130,13 +129,11 @@ def _told(driven: Driven, talk: Talk, dialects: Iterable[str] = DIALECTS) -> Tol
 
 def _answers(driven: Driven, talk: Talk, dialects: Iterable[str] = DIALECTS) -> dict[str, Told]:
     asked = ways(talk, dialects)
-    with httpx.Client(base_url=driven.url, timeout=60) as client:
-        first = asked["chat"]
-        _post(client, first.path, first.body)  # so that the cache holds as much for all
-        return {name: way.read(Heard(_post(client, way.path, way.body))) for name, way in asked.items()}
+    _post(driven, asked["chat"])  # so that the cache holds as much for all
+    return {name: way.read(Heard(_post(driven, way))) for name, way in asked.items()}
 
 
-def _post(client: httpx.Client, path: str, body: dict[str, Any]) -> bytes:
-    answer = client.post(path, json=body)
+def _post(driven: Driven, way: Way) -> bytes:
+    answer = driven.client.post(way.path, json=way.body)
     assert answer.status_code == 200, answer.text
     return answer.content

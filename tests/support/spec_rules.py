@@ -9,7 +9,6 @@ import json
 from collections.abc import Iterator
 from typing import Any
 
-import httpx
 import pytest
 from msgspec import Struct
 
@@ -221,7 +220,7 @@ def _seen(
     driven: Driven, method: str, path: str, body: dict[str, Any] | None = None, *, document: str = ""
 ) -> Observed:
     headers = {"anthropic-version": "2023-06-01"} if document == "anthropic" else {}
-    answer = httpx.request(method, f"{driven.url}{path}", json=body, headers=headers, timeout=60)
+    answer = driven.client.request(method, path, json=body, headers=headers)
     kind = answer.headers.get("content-type", "")
     seen = Observed(method, path, answer.status_code, kind, body=answer.content, is_whole=True)
     seen.document = document or document_of(path)
