@@ -23,6 +23,10 @@ class TestParity(ThinkingParityRules):
     def driven(cls, on_vllm: Driven) -> Driven:
         return on_vllm
 
+    @pytest.mark.vllm_full  # test_vllm_clients.py names functions too
+    def test_a_function_that_is_named(self, driven: Driven) -> None:
+        super().test_a_function_that_is_named(driven)
+
 
 @pytest.mark.vllm_full
 class TestSpecs(SpecRules):
