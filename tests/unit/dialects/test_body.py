@@ -107,6 +107,12 @@ def test_null_is_not_given() -> None:
     assert reading({**OK, **nulls}).body == reading(OK).body
 
 
+def test_an_integer_may_be_written_with_a_point() -> None:
+    body = reading(b'{"model":"m","messages":[],"max_tokens":5.0,"temperature":1.0,"top_p":0.5}').body
+    assert (body.max_tokens, body.temperature, body.top_p) == (5, 1.0, 0.5)
+    assert refusal(b'{"model":"m","messages":[],"max_tokens":5.5}').param == "max_tokens"
+
+
 def test_unknown_fields_are_named_once_each_wherever_they_are() -> None:
     found = reading(
         {
