@@ -7,11 +7,16 @@ from contextlib import ExitStack
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+import hypothesis
 import pytest
 from support.models import CHAT_MODEL, EMBED_MODEL, embed_gguf, make_store, smollm2_gguf
 
 if TYPE_CHECKING:
     from support.servers import RealServer, ScriptedServer
+
+# How long an example takes is the machine's affair: a busy one would fail what is right.
+hypothesis.settings.register_profile("oprel", deadline=None)
+hypothesis.settings.load_profile("oprel")
 
 
 @pytest.fixture(scope="session")

@@ -2,7 +2,7 @@
 
 In this order: the name it called us by and the page it came from (403), a browser's preflight (204), a server that is
 stopping (503), a key (401), the size of its body (413). And on every answer, these too: a request id, which the log's
-lines carry as well.
+lines carry as well, one of them for each request, with its status and how long it took.
 """
 
 from __future__ import annotations
@@ -11,7 +11,8 @@ import asyncio
 import logging
 import os
 import re
-from collections.abc import Awaitable
+import time
+from collections.abc import Awaitable, Callable
 
 from litestar.enums import ScopeType
 from litestar.types import ASGIApp, HTTPReceiveMessage, HTTPScope, Message, Receive, Scope, Send
@@ -32,6 +33,8 @@ _READ = frozenset(
     | {b"x-request-id"}
 )
 _OPEN_PATHS = frozenset({"/health", "/ready"})
+_WATCHED_PATHS = _OPEN_PATHS | {"/metrics"}  # asked every few seconds
+_LONGEST_PATH = 200
 _UPLOADS = "/api/blobs/"  # streamed to disk, bounded there
 _GIVEN_ID = re.compile(rb"[A-Za-z0-9._:-]{1,128}")
 _FORBIDDEN = Refusal(403, headers=((b"content-length", b"0"),))
@@ -58,8 +61,28 @@ class Gate:
         read = {name: value for name, value in scope["headers"] if name in _READ}
         own_id = _request_id(read.get(b"x-request-id"))
         request_id.set(own_id)
+        began, status = time.monotonic(), 0
+
+        def note(answered: int) -> None:
+            nonlocal status
+            status = answered
+
+        try:
+            await self._answer(scope, receive, send, read, own_id, note)
+        finally:
+            _log_answer(scope, status, time.monotonic() - began)
+
+    async def _answer(
+        self,
+        scope: HTTPScope,
+        receive: Receive,
+        send: Send,
+        read: dict[bytes, bytes],
+        own_id: str,
+        note: Callable[[int], None],
+    ) -> None:
         verdict = self._policy.judge(read.get(b"host", b""), read.get(b"origin"), read.get(b"sec-fetch-site"))
-        send = _with_headers(send, ((b"x-request-id", own_id.encode()), *verdict.headers))
+        send = _with_headers(send, ((b"x-request-id", own_id.encode()), *verdict.headers), note)
         if not verdict.allowed:
             await _FORBIDDEN(scope, receive, send)
         elif scope["method"] == "OPTIONS" and verdict.is_page:
@@ -72,8 +95,6 @@ class Gate:
             await self._pass(scope, receive, send)
 
     async def _pass(self, scope: HTTPScope, receive: Receive, send: Send) -> None:
-        if _log.isEnabledFor(logging.DEBUG):
-            _log.debug("%s %r from %s", scope["method"], scope["path"], scope["client"])
         self.running += 1
         self._idle.clear()
         try:
@@ -118,11 +139,19 @@ def _too_large(limit: int) -> PayloadTooLargeError:
     return PayloadTooLargeError(f"the request's body is larger than {limit / 2**20:.0f} MiB", limit_bytes=limit)
 
 
-def _with_headers(send: Send, headers: tuple[tuple[bytes, bytes], ...]) -> Send:
+def _log_answer(scope: HTTPScope, status: int, took_s: float) -> None:
+    """`status` is 0 where the client had gone before there was an answer."""
+    level = logging.DEBUG if scope["path"] in _WATCHED_PATHS else logging.INFO
+    path = scope["path"][:_LONGEST_PATH]
+    _log.log(level, "%s %r %s in %.3f s", scope["method"], path, status or "unanswered", took_s)
+
+
+def _with_headers(send: Send, headers: tuple[tuple[bytes, bytes], ...], note: Callable[[int], None]) -> Send:
     # Not a coroutine function: a stream's every write passes here, and only its first message is of interest.
     def sending(message: Message) -> Awaitable[None]:
         if message["type"] == "http.response.start":
             message["headers"] = [*message["headers"], *headers]
+            note(message["status"])
         return send(message)
 
     return sending

@@ -29,7 +29,16 @@ from oprel.server.opening import engine_lines, look_into_models, opening_lines
 from oprel.server.protocol import bounded_protocol
 from oprel.server.state import server_state
 
-__all__ = ["Observe", "Say", "Serving", "check_exposure", "configure_logging", "loop_factory", "serve"]
+__all__ = [
+    "Observe",
+    "Say",
+    "Serving",
+    "check_exposure",
+    "configure_logging",
+    "loop_factory",
+    "serve",
+    "with_request_id",
+]
 
 _log = logging.getLogger("oprel.server")
 
@@ -71,7 +80,7 @@ def check_exposure(settings: Settings) -> None:
 def configure_logging(*, verbose: bool) -> None:
     """Lines of the log go to stderr; each carries the id of the request it is about."""
     handler = logging.StreamHandler(sys.stderr)
-    handler.addFilter(_with_request_id)
+    handler.addFilter(with_request_id)
     handler.setFormatter(logging.Formatter("%(asctime)s %(levelname)s %(name)s [%(request)s] %(message)s"))
     root = logging.getLogger()
     root.handlers[:] = [handler]
@@ -79,7 +88,8 @@ def configure_logging(*, verbose: bool) -> None:
     logging.getLogger("oprel").setLevel(logging.DEBUG if verbose else logging.INFO)
 
 
-def _with_request_id(record: logging.LogRecord) -> bool:
+def with_request_id(record: logging.LogRecord) -> bool:
+    """A filter that lets all pass: `record.request` is the id of the request that the line is about."""
     record.request = request_id.get()
     return True
 

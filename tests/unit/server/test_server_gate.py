@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import json
+import logging
+import re
 import socket
+import time
 from collections.abc import Callable, Iterator
 from typing import Any
 
@@ -13,6 +16,7 @@ from support.servers import ScriptedServer
 from support.servers import scripted_server as start_scripted_server
 
 from oprel.config import Settings
+from oprel.server.running import with_request_id
 from oprel.testing import Script
 
 Start = Callable[..., ScriptedServer]
@@ -216,6 +220,43 @@ class TestIds:
             ]
         }
         assert len(seen) == 5
+
+    @pytest.mark.parametrize(
+        ("path", "more", "line"),
+        [
+            ("/api/chat", {"method": "POST", "body": CHAT}, r"POST '/api/chat' 200 in \d+\.\d{3} s"),
+            ("/api/chat", {"method": "POST", "body": b"{"}, r"POST '/api/chat' 400 in "),
+            ("/v1/models", {"host": "evil.example"}, r"GET '/v1/models' 403 in "),
+            ("/a%0Ab", {}, r"GET '/a\\nb' 404 in "),
+            ("/" + "x" * 1000, {}, r"GET '/x{199}' 404 in "),
+        ],
+    )
+    def test_the_log_has_a_line_with_it(
+        self, plain: ScriptedServer, caplog: pytest.LogCaptureFixture, path: str, more: dict[str, Any], line: str
+    ) -> None:
+        caplog.handler.addFilter(with_request_id)
+        with caplog.at_level(logging.INFO, "oprel.server"):
+            answer = ask(plain.port, path, **more)
+            own_id = answer.headers["x-request-id"]
+            deadline = time.monotonic() + 10
+            while not (found := [each for each in caplog.records if each.__dict__.get("request") == own_id]):
+                assert time.monotonic() < deadline, caplog.text
+                time.sleep(0.01)
+        assert len(found) == 1
+        assert re.match(line, found[0].getMessage())
+
+    def test_what_watches_the_server_fills_no_log(
+        self, plain: ScriptedServer, caplog: pytest.LogCaptureFixture
+    ) -> None:
+        with caplog.at_level(logging.INFO, "oprel.server"):
+            for path in ("/health", "/ready", "/metrics"):
+                ask(plain.port, path)
+            ask(plain.port, "/api/version")  # comes later, and is there
+            deadline = time.monotonic() + 10
+            while "/api/version" not in caplog.text:
+                assert time.monotonic() < deadline
+                time.sleep(0.01)
+        assert len(caplog.records) == 1
 
     def test_a_clients_own_is_kept(self, plain: ScriptedServer) -> None:
         answer = ask(plain.port, "/health", headers=[("X-Request-Id", "trace-42_a.b:c")])
