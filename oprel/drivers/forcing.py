@@ -32,10 +32,13 @@ from oprel.schema import (
     ToolCallDelta,
 )
 
-__all__ = ["CallReader", "calls_of", "forced", "is_forced", "without_tools"]
+__all__ = ["CallReader", "calls_of", "forced", "held_to_call", "is_forced", "without_tools"]
 
 _HEAD = re.compile(r'\s*\{\s*"name"\s*:\s*("(?:[^"\\]|\\.)*")\s*,\s*"arguments"\s*:\s*(?=\{)', re.DOTALL)
 _MOST_HEAD = 4096
+_OPEN = frozenset(
+    {"additionalProperties", "patternProperties", "unevaluatedProperties", "$ref", "anyOf", "oneOf", "allOf", "if"}
+)
 _NOTHING: dict[str, Any] = {"type": "object", "properties": {}, "additionalProperties": False}
 
 
@@ -44,17 +47,25 @@ def is_forced(request: ChatRequest, capabilities: Capabilities) -> bool:
 
 
 def forced(request: ChatRequest) -> ChatRequest:
-    """The same conversation as a request for JSON. Stop strings end texts, and would cut a call in two."""
+    """The same conversation as a request for JSON."""
     choice = request.tool_choice
     tools = tuple(tool for tool in request.tools if not isinstance(choice, NamedTool) or tool.name == choice.name)
     if not tools:
         raise InvalidRequestError("tool_choice names a function that isn't among the tools", param="tool_choice")
     return msgspec.structs.replace(
-        request,
+        held_to_call(request, tools),
         messages=_told(without_tools(request.messages), tools),
         tools=(),
         tool_choice=None,
         parallel_tool_calls=None,
+    )
+
+
+def held_to_call(request: ChatRequest, tools: Sequence[Tool]) -> ChatRequest:
+    """The same request, its answer held to a call of one of `tools`. Stop strings end texts, and would cut a call in
+    two."""
+    return msgspec.structs.replace(
+        request,
         format=JsonSchema(_schema(tools), name="call", strict=True),
         sampling=msgspec.structs.replace(request.sampling, stop=()),
     )
@@ -173,7 +184,7 @@ def _plain(message: Message) -> Message:
 def _schema(tools: Sequence[Tool]) -> str:
     """One of the calls. Schemas of parameters stand under `$defs`, where their own references still lead somewhere."""
     definitions = {
-        f"arguments{at}": _moved(_parameters(tool), f"#/$defs/arguments{at}") for at, tool in enumerate(tools)
+        f"arguments{at}": _moved(_closed(_parameters(tool)), f"#/$defs/arguments{at}") for at, tool in enumerate(tools)
     }
     calls = [
         {
@@ -193,6 +204,13 @@ def _parameters(tool: Tool) -> dict[str, Any]:
         return _NOTHING
     found = msgspec.json.decode(tool.parameters, type=dict[str, Any])
     return {**found, "type": "object"} if not {"type", "$ref", "anyOf", "oneOf", "allOf"} & found.keys() else found
+
+
+def _closed(parameters: dict[str, Any]) -> dict[str, Any]:
+    """Where a schema says which arguments there are and nothing of others, there are no others: small models would go
+    on inventing some. Parts that are put together don't know of each other's."""
+    is_open = "properties" in parameters and not _OPEN & parameters.keys()
+    return {**parameters, "additionalProperties": False} if is_open else parameters
 
 
 def _moved(value: Any, to: str) -> Any:

@@ -12,9 +12,10 @@ from typing import Any
 
 import msgspec
 
-from oprel.drivers.contract import Engine, Health
+from oprel.drivers.contract import Engine, EventStream, Health
 from oprel.drivers.enforced import check_request
-from oprel.drivers.templated.forcing import check_choice, forced_format
+from oprel.drivers.forcing import calls_of, held_to_call
+from oprel.drivers.templated.choices import check_choice, must_call
 from oprel.drivers.templated.reading import AnswerReader
 from oprel.drivers.upstream.turns import MAX_TRUNCATIONS, TRUNCATED, shortened
 from oprel.errors import ContextLengthError, TemplateError
@@ -34,7 +35,6 @@ from oprel.schema import (
     Usage,
 )
 from oprel.templates.chat import ChatTemplate, used_tools
-from oprel.templates.marks import Marks
 
 __all__ = ["TemplatedEngine"]
 
@@ -71,7 +71,7 @@ class TemplatedEngine(Engine):
 
     async def chat(self, request: ChatRequest) -> AsyncGenerator[Batch, None]:
         check_request(request, self.capabilities, driver=self.plan.driver, model=self.plan.model)
-        check_choice(request)
+        check_choice(request, driver=self.plan.driver, model=self.plan.model)
         notice: Batch = ()
         for attempt in range(MAX_TRUNCATIONS):
             has_begun = False
@@ -137,9 +137,10 @@ class TemplatedEngine(Engine):
 
     async def _answer(self, request: ChatRequest) -> AsyncGenerator[Batch, None]:
         prompt = await self.render(request)
-        forced = forced_format(request, driver=self.plan.driver, model=self.plan.model)
-        if forced is not None:
-            answer = self._read(request, prompt, format=forced, marks=Marks())
+        answer: EventStream
+        if must_call(request):
+            held = held_to_call(request, used_tools(request))
+            answer = calls_of(self.inner.complete(_completion(held, prompt, held.format)), driver=self.plan.driver)
         elif request.format is not None and self._thinks(request, prompt):
             answer = self._thought_first(request, prompt)
         else:
@@ -154,9 +155,9 @@ class TemplatedEngine(Engine):
         return marks is not None and (is_asked or prompt.rstrip().endswith(marks[0]))
 
     async def _read(
-        self, request: ChatRequest, prompt: str, *, format: OutputFormat | None, marks: Marks | None = None
+        self, request: ChatRequest, prompt: str, *, format: OutputFormat | None
     ) -> AsyncGenerator[Batch, None]:
-        reader = self._reader(request, prompt, marks)
+        reader = self._reader(request, prompt)
         async with aclosing(self.inner.complete(_completion(request, prompt, format))) as stream:
             async for batch in stream:
                 if found := reader.read(batch):
@@ -192,9 +193,9 @@ class TemplatedEngine(Engine):
         """The tokens of what was thought; engines send a piece for each, where they don't count."""
         return len(await self.inner.tokenize(text)) if self.capabilities.tokenize and text else pieces
 
-    def _reader(self, request: ChatRequest, prompt: str, marks: Marks | None = None) -> AnswerReader:
+    def _reader(self, request: ChatRequest, prompt: str) -> AnswerReader:
         names = frozenset(tool.name for tool in used_tools(request))
-        return AnswerReader(marks or self.template.marks, tools=names, prompt=prompt)
+        return AnswerReader(self.template.marks, tools=names, prompt=prompt)
 
 
 def _sizes(request: ChatRequest) -> Iterator[int]:

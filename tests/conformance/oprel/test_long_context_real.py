@@ -65,7 +65,7 @@ def test_openai_refuses_it_with_both_numbers(
     error = reply.json()["error"]
     assert (error["code"], error["param"]) == ("context_length_exceeded", param)
     asked = body.get("messages", body.get("input"))
-    assert f"the context of this model is {CONTEXT} tokens" in error["message"]
+    assert f"maximum context length is {CONTEXT} tokens" in error["message"]
     if asked is LONG:
         assert f"came to {prompt_tokens(small, LONG)} tokens" in error["message"]
 
