@@ -32,6 +32,16 @@ _TEMPERATURE = (
     Rule("top_p", low=0, high=1, note="default 1, above a model's own parameter", needs="top_p"),
 )
 
+_CALLING = (
+    Rule(
+        "tool_choice",
+        note="`none`, `auto`, `required`, a function, or a set of allowed functions",
+        needs="tools",
+        lacking="partly",
+    ),
+    Rule("parallel_tool_calls", needs="tools", lacking="partly"),
+)
+
 _PROMPT_CACHE = (
     Rule("prompt_cache_key", "ignored", note="prompts are cached by their text"),
     Rule("prompt_cache_retention", "ignored", note="prompts are cached by their text"),
@@ -71,13 +81,7 @@ CHAT = (
     Rule("logprobs", needs="logprobs"),
     Rule("top_logprobs", low=0, high=20, note="with `logprobs: true`", needs="logprobs"),
     Rule("tools", note="functions; up to 128", needs="tools", lacking="partly"),
-    Rule(
-        "tool_choice",
-        note="`none`, `auto`, `required`, a function, or a set of allowed functions",
-        needs="tools",
-        lacking="partly",
-    ),
-    Rule("parallel_tool_calls", needs="tools", lacking="partly"),
+    *_CALLING,
     Rule("reasoning_effort", note="`none` turns thinking off; a level needs a model that thinks", needs="thinking"),
     Rule("functions", "refused", harmless=([],), note="use `tools`"),
     Rule("function_call", "refused", harmless=("none",), note="use `tool_choice`"),
@@ -171,13 +175,7 @@ RESPONSES = (
     ),
     Rule("include", note="`message.output_text.logprobs`, `reasoning.encrypted_content`; the others never apply"),
     Rule("tools", note="functions; up to 128; OpenAI's own tools are refused by name", needs="tools", lacking="partly"),
-    Rule(
-        "tool_choice",
-        note="`none`, `auto`, `required`, a function, or a set of allowed functions",
-        needs="tools",
-        lacking="partly",
-    ),
-    Rule("parallel_tool_calls", needs="tools", lacking="partly"),
+    *_CALLING,
     Rule(
         "text",
         note="`format`: `text`, `json_object`, `json_schema`; `verbosity` is refused but for `medium`",
