@@ -7,8 +7,10 @@ import re
 import threading
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from http.server import BaseHTTPRequestHandler
 from typing import Any
+
+from support.local_server import LocalServer
 
 __all__ = ["FileHandler", "FileServer", "running_files"]
 
@@ -60,7 +62,7 @@ class FileHandler(BaseHTTPRequestHandler):
                 self.server.stopping.wait(self.server.pause_s)
 
 
-class FileServer(ThreadingHTTPServer):
+class FileServer(LocalServer):
     """`files` by path. `specials` may take a request over: each returns whether it answered. `sent_bytes` are of
     bodies, counted when they are handed to the kernel; at `cut_after` of them connections break."""
 

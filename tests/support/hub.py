@@ -14,12 +14,13 @@ import threading
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from http.server import BaseHTTPRequestHandler
 from pathlib import Path
 from typing import Any
 from urllib.parse import parse_qs, quote, unquote, urlsplit
 
 from oprel.sources.hub import HubAccess
+from support.local_server import LocalServer
 
 __all__ = ["Handler", "HubServer", "Repo", "running_hub"]
 
@@ -102,7 +103,7 @@ class Handler(BaseHTTPRequestHandler):
         self.answer(status, json.dumps(value).encode(), {**kind, **(headers or {})})
 
 
-class _Cdn(ThreadingHTTPServer):
+class _Cdn(LocalServer):
     """Files by digest; `at_most` bytes of an answer are sent, then the connection is cut; `per_block` is called before
     each block."""
 
@@ -151,7 +152,7 @@ class _Cdn(ThreadingHTTPServer):
         handler.close_connection = handler.close_connection or is_cut
 
 
-class HubServer(ThreadingHTTPServer):
+class HubServer(LocalServer):
     """`repos` by id; `special` takes a path over; `tokens` are those that may see what is gated or private."""
 
     daemon_threads = True

@@ -11,8 +11,10 @@ import zipfile
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from functools import lru_cache
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from http.server import BaseHTTPRequestHandler
 from typing import Any
+
+from support.local_server import LocalServer
 
 __all__ = ["Handler", "IndexServer", "etag_of", "make_wheel", "running_index"]
 
@@ -75,7 +77,7 @@ class Handler(BaseHTTPRequestHandler):
             self.server.count(len(block))
 
 
-class IndexServer(ThreadingHTTPServer):
+class IndexServer(LocalServer):
     """`files` are wheels by file name; `special` takes a path over, whatever is there. `sent_bytes` are of files;
     `per_block` is called before each block of one."""
 
