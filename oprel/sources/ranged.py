@@ -8,7 +8,6 @@ from concurrent.futures import ThreadPoolExecutor
 from typing import TypeVar
 
 from msgspec import Struct
-from tenacity import RetryCallState
 
 from oprel.errors import SourceError
 from oprel.net.bulk import BulkAnswer, BulkConnection
@@ -22,7 +21,6 @@ from oprel.net.outside import (
     require_ok,
     shown_url,
 )
-from oprel.sources.retries import ATTEMPTS
 from oprel.sources.threads import StopFlag, in_thread
 
 __all__ = ["Facts", "Piece", "Pool", "RangeSource", "Renew", "check_size", "facts_of", "length_of"]
@@ -42,9 +40,6 @@ class Piece:
         self.at = first
         self.end = end
         self.fruitless = 0
-
-    def is_hopeless(self, state: RetryCallState) -> bool:
-        return self.fruitless >= ATTEMPTS
 
 
 class Facts(Struct, frozen=True):

@@ -4,20 +4,13 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Awaitable, Callable
-from typing import TypeVar
+from typing import Protocol, TypeVar
 
-from tenacity import (
-    AsyncRetrying,
-    RetryCallState,
-    retry_if_exception_type,
-    stop_after_attempt,
-    wait_exponential,
-    wait_random,
-)
+from tenacity import AsyncRetrying, RetryCallState, retry_if_exception_type, wait_exponential, wait_random
 
 from oprel.net.outside import TransientSourceError
 
-__all__ = ["ATTEMPTS", "pause", "retried", "wait_before_retry"]
+__all__ = ["ATTEMPTS", "Progress", "attempts", "pause", "retried", "wait_before_retry"]
 
 ATTEMPTS = 6
 MAX_WAIT_S = 60.0
@@ -38,15 +31,27 @@ async def pause(seconds: float) -> None:
     await asyncio.sleep(seconds)
 
 
-async def retried(work: Callable[[], Awaitable[T]]) -> T:
-    """What `work` gives; after the last try, what that raised."""
-    async for attempt in AsyncRetrying(
-        stop=stop_after_attempt(ATTEMPTS),
+class Progress(Protocol):
+    """Work that gets on over several tries; `fruitless` counts those in a row that brought nothing."""
+
+    fruitless: int
+
+
+def attempts(work: Progress | None = None) -> AsyncRetrying:
+    """Tries of what may succeed another time, with a wait between them: ATTEMPTS of them; or, of `work` that gets on,
+    until so many in a row were fruitless. After the last one, what that raised."""
+    return AsyncRetrying(
+        stop=lambda state: (state.attempt_number if work is None else work.fruitless) >= ATTEMPTS,
         wait=lambda state: wait_before_retry(state),
         retry=retry_if_exception_type(TransientSourceError),
         sleep=lambda seconds: pause(seconds),
         reraise=True,
-    ):
+    )
+
+
+async def retried(work: Callable[[], Awaitable[T]]) -> T:
+    """What `work` gives; after the last try, what that raised."""
+    async for attempt in attempts():
         with attempt:
             return await work()
     raise AssertionError("the last try returns or raises")

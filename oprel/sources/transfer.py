@@ -35,14 +35,12 @@ import secrets
 from collections.abc import Iterator, Mapping
 from types import TracebackType
 
-from tenacity import AsyncRetrying, retry_if_exception_type
-
 from oprel.errors import NoSpaceError, SourceError
 from oprel.net.bulk import BulkAnswer, BulkConnection
 from oprel.net.outside import OutsideClient, TransientSourceError, shown_url
 from oprel.sources.progress import Completed
 from oprel.sources.ranged import Facts, Piece, Pool, RangeSource, Renew, check_size, facts_of, length_of
-from oprel.sources.retries import wait_before_retry
+from oprel.sources.retries import attempts
 from oprel.sources.threads import StopFlag, in_thread
 from oprel.store import Digest, ResumableBlob, Store
 
@@ -161,7 +159,7 @@ class _Transfer:
         piece = Piece(*gaps[0])
         connection = await self._source.connection()
         try:
-            async for attempt in _retrying(piece):
+            async for attempt in attempts(piece):
                 with attempt:
                     await self._first(connection, piece, size_bytes, max_bytes, is_hash_known=is_hash_known)
         except _NoRanges:  # the connection goes with it
@@ -223,7 +221,7 @@ class _Transfer:
         connection = await self._source.connection()
         try:
             for piece in pieces:
-                async for attempt in _retrying(piece):
+                async for attempt in attempts(piece):
                     with attempt:
                         await self._try(connection, piece)
         finally:
@@ -267,7 +265,7 @@ class _Transfer:
         connection = found.connection
         opened: BulkAnswer | None = found.answer
         try:
-            async for attempt in _retrying(tries):
+            async for attempt in attempts(tries):
                 with attempt:
                     tries.fruitless += 1
                     if opened is None:
@@ -352,16 +350,6 @@ class _Transfer:
     def _end(self) -> None:
         self._is_over = True
         self._grown.set()
-
-
-def _retrying(piece: Piece) -> AsyncRetrying:
-    return AsyncRetrying(
-        stop=piece.is_hopeless,
-        wait=wait_before_retry,
-        retry=retry_if_exception_type(TransientSourceError),
-        sleep=asyncio.sleep,
-        reraise=True,
-    )
 
 
 def _first_of(group: BaseExceptionGroup[BaseException]) -> BaseException:

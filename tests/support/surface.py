@@ -38,8 +38,7 @@ def surface_server(folder: Path) -> Iterator[ScriptedServer]:
     catalog = Catalog(store)
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr("oprel.net.outside.getproxies", lambda: {"all": _NOWHERE})
-        for module in ("retries", "ranged", "registry.session", "registry.upload"):
-            patch.setattr(f"oprel.sources.{module}.ATTEMPTS", 1)
+        patch.setattr("oprel.sources.retries.ATTEMPTS", 1)
         settings = Settings(state_dir=folder / "state")
         with scripted_server(catalog=catalog, puller=Puller(catalog), settings=settings) as server:
             yield server

@@ -16,6 +16,7 @@ from oprel.sources.registry.bodies import read_body
 from oprel.sources.registry.reach import Reach
 from oprel.sources.registry.session import MANIFEST_TYPE, RegistrySession
 from oprel.sources.registry.sharing import SharedDownloads
+from oprel.sources.retries import retried
 from oprel.sources.threads import StopFlag, in_thread
 from oprel.sources.transfer import fetch_blob
 from oprel.store import BlobRef, ModelName, Store
@@ -41,7 +42,7 @@ class RegistryPull:
         report(PullProgress("pulling manifest"))
         async with self._reach.client(name) as client:
             session = RegistrySession(client, name, self._reach)
-            data = await session.retried(lambda: self._manifest(session))
+            data = await retried(lambda: self._manifest(session))
         manifest = _checked(data)
         await asyncio.to_thread(self._require_space, manifest)
         for blob in manifest.blobs:

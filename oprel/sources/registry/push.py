@@ -14,6 +14,7 @@ from oprel.sources.progress import PullProgress, Report
 from oprel.sources.registry.reach import Reach
 from oprel.sources.registry.session import MANIFEST_TYPE, RegistrySession
 from oprel.sources.registry.upload import Upload
+from oprel.sources.retries import retried
 from oprel.store import ModelName
 from oprel.store.manifests import Layer, Manifest, find_spelling, parse_manifest, read_small
 from oprel.store.store import Store
@@ -44,7 +45,7 @@ class RegistryPush:
             for layer in _each_once(manifest):
                 await self._blob(session, root, layer, report)
             report(PullProgress("pushing manifest"))
-            await session.retried(lambda: self._put_manifest(session, data))
+            await retried(lambda: self._put_manifest(session, data))
 
     def _local(self, name: ModelName) -> tuple[Path, bytes, Manifest]:
         for root in self._roots:
@@ -66,7 +67,7 @@ class RegistryPush:
 
         path = blob.digest.blob_path(root)
         upload = Upload(session, blob, path, completed)
-        if not await session.retried(upload.is_there):
+        if not await retried(upload.is_there):
             size = await asyncio.to_thread(_size_of, path)
             if size != blob.size_bytes:
                 raise StoreError(f"The blob {blob.digest} of {str(session.name)!r} is damaged; pull it again.")

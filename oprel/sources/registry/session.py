@@ -2,20 +2,15 @@
 
 from __future__ import annotations
 
-import asyncio
-from collections.abc import AsyncIterable, AsyncIterator, Awaitable, Callable, Mapping
+from collections.abc import AsyncIterable, AsyncIterator, Callable, Mapping
 from contextlib import asynccontextmanager
-from typing import TypeVar
-
-from tenacity import AsyncRetrying, retry_if_exception_type, stop_after_attempt
 
 from oprel.errors import InvalidNameError, SourceError
 from oprel.net.addresses import InsideError, origin_of
-from oprel.net.outside import OutsideClient, OutsideResponse, TransientSourceError, require_ok
+from oprel.net.outside import OutsideClient, OutsideResponse, require_ok
 from oprel.sources.registry.bodies import error_text, read_body
 from oprel.sources.registry.proof import DeniedError, Proof
 from oprel.sources.registry.reach import Reach, api_base
-from oprel.sources.retries import ATTEMPTS, wait_before_retry
 from oprel.store import ModelName
 
 __all__ = ["MANIFEST_TYPE", "RegistrySession", "check_login"]
@@ -28,7 +23,6 @@ _INSIDE_HINT = (
 )
 
 Content = Callable[[], AsyncIterable[bytes]] | bytes | None
-T = TypeVar("T")
 
 
 class RegistrySession:
@@ -83,19 +77,6 @@ class RegistrySession:
             return self._proof.denied()
         text = error_text(await read_body(response, MAX_ERROR_BYTES, is_cut=True))
         return SourceError(f"{doing}: {response.status}: {text}")
-
-    async def retried(self, work: Callable[[], Awaitable[T]]) -> T:
-        """`work` again, with back-off, while another try may help."""
-        async for attempt in AsyncRetrying(
-            stop=stop_after_attempt(ATTEMPTS),
-            wait=wait_before_retry,
-            retry=retry_if_exception_type(TransientSourceError),
-            sleep=asyncio.sleep,
-            reraise=True,
-        ):
-            with attempt:
-                return await work()
-        raise AssertionError("tenacity raises when it gives up")
 
     @asynccontextmanager
     async def _once(

@@ -15,12 +15,10 @@ from collections.abc import AsyncIterator, Callable
 from pathlib import Path
 from urllib.parse import urlencode
 
-from tenacity import AsyncRetrying, RetryCallState, retry_if_exception_type
-
 from oprel.errors import SourceError, StoreError
 from oprel.net.outside import OutsideResponse, TransientSourceError, next_url
 from oprel.sources.registry.session import RegistrySession
-from oprel.sources.retries import ATTEMPTS, wait_before_retry
+from oprel.sources.retries import attempts
 from oprel.store import BlobRef
 
 __all__ = ["Upload"]
@@ -43,7 +41,7 @@ class Upload:
         self._url: str | None = None
         self._at = self._furthest = 0
         self._part_sums: list[bytes] = []
-        self._fruitless = 0
+        self.fruitless = 0
         self._is_lost = False
 
     async def is_there(self) -> bool:
@@ -58,21 +56,12 @@ class Upload:
 
     async def run(self, mount_from: str | None) -> None:
         """Six tries in a row that bring no part there are enough. Raises SourceError, StoreError."""
-        async for attempt in AsyncRetrying(
-            stop=self._is_hopeless,
-            wait=wait_before_retry,
-            retry=retry_if_exception_type(TransientSourceError),
-            sleep=asyncio.sleep,
-            reraise=True,
-        ):
+        async for attempt in attempts(self):
             with attempt:
                 await self._try(mount_from)
 
-    def _is_hopeless(self, state: RetryCallState) -> bool:
-        return self._fruitless >= ATTEMPTS
-
     async def _try(self, mount_from: str | None) -> None:
-        self._fruitless += 1
+        self.fruitless += 1
         self._url = await (self._begin(mount_from) if self._url is None else self._resume(self._url, mount_from))
         if self._url is None:
             return
@@ -82,7 +71,7 @@ class Upload:
             self._url = await self._part(self._url, self._at, end)
             self._at = end
             if end > self._furthest:
-                self._furthest, self._fruitless = end, 0
+                self._furthest, self.fruitless = end, 0
         await self._end(self._url)
 
     async def _resume(self, url: str, mount_from: str | None) -> str | None:

@@ -209,7 +209,7 @@ def test_an_unknown_model_is_not_there(registry: DockerRegistry, tmp_path: Path)
 def test_a_registry_whose_files_are_damaged_spoils_nothing(
     registry: DockerRegistry, tmp_path: Path, spoil: Callable[[bytes], bytes], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("oprel.sources.transfer.wait_before_retry", lambda state: 0.0)
+    monkeypatch.setattr("oprel.sources.retries.wait_before_retry", lambda state: 0.0)
     here, there = Place(tmp_path / "here"), Place(tmp_path / "there")
     name = f"{registry.host}/team/spoiled:v1"
     here.put(name, tmp_path)

@@ -29,8 +29,7 @@ def hub() -> Iterator[HubServer]:
 
 @pytest.fixture(autouse=True)
 def no_waiting(monkeypatch: pytest.MonkeyPatch) -> None:
-    for module in ("retries", "transfer"):
-        monkeypatch.setattr(f"oprel.sources.{module}.wait_before_retry", lambda state: 0.0)
+    monkeypatch.setattr("oprel.sources.retries.wait_before_retry", lambda state: 0.0)
 
 
 @pytest.fixture

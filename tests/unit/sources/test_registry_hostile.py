@@ -31,8 +31,7 @@ WEIGHTS = random.Random(5).randbytes(1 << 20)  # noqa: S311
 @pytest.fixture(autouse=True)
 def quick(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("oprel.net.outside.getproxies", dict)
-    for module in ("transfer", "registry.session", "registry.upload"):
-        monkeypatch.setattr(f"oprel.sources.{module}.wait_before_retry", lambda state: 0.01)
+    monkeypatch.setattr("oprel.sources.retries.wait_before_retry", lambda state: 0.01)
 
 
 @pytest.fixture

@@ -33,8 +33,7 @@ def waits(monkeypatch: pytest.MonkeyPatch) -> list[float]:
         noted.append(wait_before_retry(state))
         return 0.0
 
-    for module in ("session", "upload"):
-        monkeypatch.setattr(f"oprel.sources.registry.{module}.wait_before_retry", wait)
+    monkeypatch.setattr("oprel.sources.retries.wait_before_retry", wait)
     return noted
 
 

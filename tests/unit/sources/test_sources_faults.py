@@ -207,8 +207,7 @@ def waits(monkeypatch: pytest.MonkeyPatch) -> list[float]:
         return 0.0
 
     monkeypatch.setattr("oprel.net.outside.getproxies", dict)
-    for module in ("retries", "transfer", "registry.session", "registry.upload"):
-        monkeypatch.setattr(f"oprel.sources.{module}.wait_before_retry", wait, raising=False)
+    monkeypatch.setattr("oprel.sources.retries.wait_before_retry", wait)
     return noted
 
 

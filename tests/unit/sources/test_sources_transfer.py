@@ -27,7 +27,7 @@ DIGEST = Digest(hashlib.sha256(DATA).hexdigest())
 @pytest.fixture
 def server(monkeypatch: pytest.MonkeyPatch) -> Iterator[FileServer]:
     monkeypatch.setattr("oprel.net.outside.getproxies", dict)
-    monkeypatch.setattr("oprel.sources.transfer.wait_before_retry", lambda state: 0.01)
+    monkeypatch.setattr("oprel.sources.retries.wait_before_retry", lambda state: 0.01)
     with running_files() as server:
         server.files["/f"] = DATA
         yield server

@@ -39,7 +39,6 @@ def hub(running: HubServer) -> HubServer:
 @pytest.fixture(autouse=True)
 def no_waiting(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("oprel.sources.retries.wait_before_retry", lambda state: 0.0)
-    monkeypatch.setattr("oprel.sources.transfer.wait_before_retry", lambda state: 0.0)
 
 
 @pytest.fixture
