@@ -14,7 +14,18 @@ from msgspec import Struct
 from oprel.errors import InvalidRequestError, UnsupportedError
 from oprel.schema import ALL_SAMPLING, Capabilities
 
-__all__ = ["LOADING", "Endpoint", "Record", "Rule", "Treatment", "apply", "fields_of_sampling", "record", "treatments"]
+__all__ = [
+    "KEEP_ALIVE",
+    "LOADING",
+    "Endpoint",
+    "Record",
+    "Rule",
+    "Treatment",
+    "apply",
+    "fields_of_sampling",
+    "record",
+    "treatments",
+]
 
 Treatment = Literal["honoured", "emulated", "partly", "refused", "ignored"]
 """What becomes of a field on one model's engine. "emulated": Oprel does it itself, whatever the engine can. "partly":
@@ -56,9 +67,12 @@ class Endpoint(Struct, frozen=True):
 
 _INT32 = 2**31 - 1
 
-# How the model is loaded: what OpenAI's and Anthropic's documents have no field for.
+# How the model is loaded, and for how long: what OpenAI's and Anthropic's documents have no field for.
+KEEP_ALIVE = Rule(
+    "keep_alive", note="Oprel's own: seconds, or a duration such as `10m`; negative: for ever, as far as may be"
+)
 LOADING = (
-    Rule("keep_alive", note="Oprel's own: seconds, or a duration such as `10m`; negative: for ever, as far as may be"),
+    KEEP_ALIVE,
     Rule("num_ctx", low=4, high=_INT32, note="Oprel's own: the context to load the model with, in tokens"),
     Rule("options", note="Oprel's own: Ollama's options, for what the request doesn't say itself"),
 )

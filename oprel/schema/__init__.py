@@ -44,6 +44,7 @@ from oprel.schema.requests import (
     Sampling,
     Thinking,
     ToolChoice,
+    must_call,
 )
 
 __all__ = [
@@ -95,5 +96,6 @@ __all__ = [
     "TopLogprob",
     "Usage",
     "events",
+    "must_call",
     "promised",
 ]

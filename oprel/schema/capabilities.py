@@ -6,7 +6,7 @@ import msgspec
 from msgspec import Struct
 
 from oprel.schema.models import Model
-from oprel.schema.requests import NamedTool, ToolChoice
+from oprel.schema.requests import ToolChoice, must_call
 
 __all__ = ["ALL_SAMPLING", "Capabilities", "promised"]
 
@@ -49,7 +49,7 @@ class Capabilities(Struct, frozen=True):
     def can_call(self, choice: ToolChoice | None) -> bool:
         """Whether tools may be asked for with that choice: a call that must come can be forced by its schema, even
         where the model's template knows no tools."""
-        return self.tools or (self.json_schema and (choice == "required" or isinstance(choice, NamedTool)))
+        return self.tools or (self.json_schema and must_call(choice))
 
 
 # A capability, and the word that a model has for it. What has no word here is the engine's own to give.

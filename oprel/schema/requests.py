@@ -26,6 +26,7 @@ __all__ = [
     "Sampling",
     "Thinking",
     "ToolChoice",
+    "must_call",
 ]
 
 
@@ -74,6 +75,11 @@ class NamedTool(Struct, frozen=True):
 
 
 ToolChoice = Literal["auto", "none", "required"] | NamedTool
+
+
+def must_call(choice: ToolChoice | None) -> bool:
+    """Whether a call has to come, of any function or of the one that is named."""
+    return choice == "required" or isinstance(choice, NamedTool)
 
 
 class JsonObject(Struct, frozen=True, tag="json_object"):

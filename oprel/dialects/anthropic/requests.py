@@ -20,10 +20,10 @@ from oprel.schema import (
     Capabilities,
     ChatRequest,
     JsonSchema,
-    NamedTool,
     Sampling,
     Thinking,
     events,
+    must_call,
 )
 
 __all__ = ["Asked", "counted_request", "effort_warnings", "fitted", "message_request"]
@@ -130,7 +130,7 @@ def _check_prefill(request: ChatRequest) -> None:
         return
     for name, is_asked in (
         ("thinking", request.thinking is not None and request.thinking.enabled),
-        ("tool_choice", request.tool_choice == "required" or isinstance(request.tool_choice, NamedTool)),
+        ("tool_choice", must_call(request.tool_choice)),
         ("output_config.format", request.format is not None),
     ):
         if is_asked:

@@ -6,7 +6,7 @@ unknown: accepted, not passed on, and named in `X-Oprel-Warning`.
 
 from __future__ import annotations
 
-from oprel.dialects.rules import LOADING, Endpoint, Rule, apply
+from oprel.dialects.rules import KEEP_ALIVE, LOADING, Endpoint, Rule, apply
 
 __all__ = [
     "CHAT",
@@ -130,9 +130,6 @@ RERANK = (
 
 # `/tokenize` and `/detokenize`.
 _NAMED = Rule("model", note="needed: several models may be loaded; `@ctx=32k` behind its name is its context")
-_KEPT = Rule(
-    "keep_alive", note="Oprel's own: seconds, or a duration such as `10m`; negative: for ever, as far as may be"
-)
 
 TOKENIZE = (
     _NAMED,
@@ -142,10 +139,10 @@ TOKENIZE = (
     Rule("add_special", note="the tokens that begin a text as well; default false"),
     Rule("add_special_tokens", note="the same as `add_special`"),
     Rule("with_pieces", "refused", harmless=(False,), note="ask for the text of each token"),
-    _KEPT,
+    KEEP_ALIVE,
 )
 
-DETOKENIZE = (_NAMED, Rule("tokens", note="of `/detokenize`"), _KEPT)
+DETOKENIZE = (_NAMED, Rule("tokens", note="of `/detokenize`"), KEEP_ALIVE)
 
 RESPONSES = (
     *LOADING,

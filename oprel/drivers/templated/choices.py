@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 from oprel.errors import InvalidRequestError, UnsupportedError
-from oprel.schema import ChatRequest, NamedTool
+from oprel.schema import ChatRequest, NamedTool, must_call
 from oprel.templates.chat import used_tools
 
-__all__ = ["check_choice", "must_call"]
+__all__ = ["check_choice"]
 
 
 def check_choice(request: ChatRequest, *, driver: str, model: str) -> None:
@@ -19,7 +19,7 @@ def check_choice(request: ChatRequest, *, driver: str, model: str) -> None:
         raise InvalidRequestError(
             f"tool_choice names {choice.name!r}, which isn't among the tools ({known})", param="tool_choice"
         )
-    if must_call(request) and request.format is not None:
+    if must_call(request.tool_choice) and request.format is not None:
         raise UnsupportedError(
             f"{model} with a Go template on {driver} can't honour a format beside a call that must be made",
             capability="tools",
@@ -27,7 +27,3 @@ def check_choice(request: ChatRequest, *, driver: str, model: str) -> None:
             driver=driver,
             model=model,
         )
-
-
-def must_call(request: ChatRequest) -> bool:
-    return request.tool_choice == "required" or isinstance(request.tool_choice, NamedTool)

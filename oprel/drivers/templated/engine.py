@@ -15,7 +15,7 @@ import msgspec
 from oprel.drivers.contract import Engine, EventStream, Health
 from oprel.drivers.enforced import check_request
 from oprel.drivers.forcing import calls_of, held_to_call
-from oprel.drivers.templated.choices import check_choice, must_call
+from oprel.drivers.templated.choices import check_choice
 from oprel.drivers.templated.reading import AnswerReader
 from oprel.drivers.upstream.turns import MAX_TRUNCATIONS, TRUNCATED, shortened
 from oprel.errors import ContextLengthError, TemplateError
@@ -33,6 +33,7 @@ from oprel.schema import (
     Sampling,
     Text,
     Usage,
+    must_call,
 )
 from oprel.templates.chat import ChatTemplate, used_tools
 
@@ -138,7 +139,7 @@ class TemplatedEngine(Engine):
     async def _answer(self, request: ChatRequest) -> AsyncGenerator[Batch, None]:
         prompt = await self.render(request)
         answer: EventStream
-        if must_call(request):
+        if must_call(request.tool_choice):
             held = held_to_call(request, used_tools(request))
             answer = calls_of(self.inner.complete(_completion(held, prompt, held.format)), driver=self.plan.driver)
         elif request.format is not None and self._thinks(request, prompt):
