@@ -20,7 +20,7 @@ from litestar.types import ASGIApp, HTTPReceiveMessage, HTTPScope, Message, Rece
 from oprel.config import Settings
 from oprel.dialects.request_id import request_id
 from oprel.errors import AuthenticationError, BusyError, PayloadTooLargeError
-from oprel.server.access import AccessPolicy, Keyring
+from oprel.server.access import AccessPolicy, Keyring, Verdict
 from oprel.server.lifetime import Lifetime
 from oprel.server.refusals import Refusal, refusal
 
@@ -61,28 +61,22 @@ class Gate:
         read = {name: value for name, value in scope["headers"] if name in _READ}
         own_id = _request_id(read.get(b"x-request-id"))
         request_id.set(own_id)
+        verdict = self._policy.judge(read.get(b"host", b""), read.get(b"origin"), read.get(b"sec-fetch-site"))
         began, status = time.monotonic(), 0
 
         def note(answered: int) -> None:
             nonlocal status
             status = answered
 
+        send = _with_headers(send, ((b"x-request-id", own_id.encode()), *verdict.headers), note)
         try:
-            await self._answer(scope, receive, send, read, own_id, note)
+            await self._answer(scope, receive, send, read, verdict)
         finally:
             _log_answer(scope, status, time.monotonic() - began)
 
     async def _answer(
-        self,
-        scope: HTTPScope,
-        receive: Receive,
-        send: Send,
-        read: dict[bytes, bytes],
-        own_id: str,
-        note: Callable[[int], None],
+        self, scope: HTTPScope, receive: Receive, send: Send, read: dict[bytes, bytes], verdict: Verdict
     ) -> None:
-        verdict = self._policy.judge(read.get(b"host", b""), read.get(b"origin"), read.get(b"sec-fetch-site"))
-        send = _with_headers(send, ((b"x-request-id", own_id.encode()), *verdict.headers), note)
         if not verdict.allowed:
             await _FORBIDDEN(scope, receive, send)
         elif scope["method"] == "OPTIONS" and verdict.is_page:
