@@ -27,7 +27,7 @@ from msgspec import Struct
 
 from oprel.errors import ConfigError, OprelError
 from oprel.store import Digest, ModelName, parse_reference
-from oprel.store.references import at_revision
+from oprel.store.references import at_revision, source_path
 
 __all__ = ["LOCK_NAME", "LockedFile", "LockedModel", "read_lock", "write_lock"]
 
@@ -107,7 +107,7 @@ def _check(lock: _Lock, path: Path) -> None:
     for model in lock.model:
         try:
             key = model.parsed.key
-            if model.source.startswith("file:"):
+            if source_path(model.source) is not None:
                 raise ConfigError("its source is a file of a machine")
             parse_reference(at_revision(model.source, model.revision))
             for digest in (model.digest, *(file.digest for file in model.files)):

@@ -18,7 +18,7 @@ from oprel.sources.staging import MakePuller, Staging
 from oprel.store import BlobRef, Catalog, Digest, ModelName
 from oprel.store.manifests import Manifest, parse_manifest
 from oprel.store.names import DigestPrefix
-from oprel.store.references import PACKAGE_HOST, at_revision, registry_source
+from oprel.store.references import PACKAGE_HOST, at_revision, registry_source, source_path
 from oprel.store.versions import Change, Version
 
 __all__ = ["PinState", "Pins", "State", "pullable"]
@@ -132,7 +132,7 @@ _MADE = ("create", "rollback")
 
 def _origin(catalog: Catalog, model: Model) -> tuple[str, str]:
     version = next(each for each in catalog.versions(model.name) if each.digest == model.digest)
-    if version.source.startswith("file:") or (version.action in _MADE and not version.source):
+    if source_path(version.source) is not None or (version.action in _MADE and not version.source):
         raise SourceError(f"{model.name!r} was made on this machine, so that it can't be fetched from elsewhere.")
     return version.source or _source_of(ModelName.parse(model.name)), version.revision
 

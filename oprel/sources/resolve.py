@@ -9,7 +9,7 @@ from msgspec import Struct
 
 from oprel.store import Aliases, Digest, HubReference, ModelName, PackageReference, Reference, parse_reference
 from oprel.store.names import DEFAULT_HOST, as_name_part
-from oprel.store.references import registry_source
+from oprel.store.references import file_source, registry_source
 
 __all__ = [
     "FileSource",
@@ -76,7 +76,7 @@ def told(source: Source) -> str:
         case RegistrySource():
             return registry_source(source.name)
         case FileSource():
-            return f"file:{source.path}"
+            return file_source(source.path)
 
 
 def _names_a_commit(reference: Reference) -> bool:

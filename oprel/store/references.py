@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from pathlib import Path
 from typing import TypeAlias
 
 from msgspec import Struct
@@ -18,8 +19,10 @@ __all__ = [
     "PackageReference",
     "Reference",
     "at_revision",
+    "file_source",
     "parse_reference",
     "registry_source",
+    "source_path",
 ]
 
 PACKAGE_HOST = "pypi"
@@ -31,6 +34,7 @@ _PACKAGE = re.compile(
     r"(?:==(?P<version>[A-Za-z0-9][A-Za-z0-9.!+_-]{0,62}))?"
     r"(?:/(?P<file>[A-Za-z0-9_][A-Za-z0-9_. -]{0,199}))?"
 )
+_FILE = "file:"
 # A commit's id: SHA-1, or SHA-256 in a repository that has those.
 _AT_REVISION = re.compile(r"(?P<rest>[^@]*)@(?P<revision>[0-9a-f]{40}(?:[0-9a-f]{24})?)")
 
@@ -128,6 +132,16 @@ def registry_source(name: ModelName) -> str:
     if name.host == DEFAULT_HOST and name.namespace != DEFAULT_NAMESPACE:
         return f"{name.host}/{name}"
     return str(name)
+
+
+def file_source(path: Path) -> str:
+    """What a model of a file or folder of this machine is noted to be from."""
+    return f"{_FILE}{path}"
+
+
+def source_path(source: str) -> Path | None:
+    """The file or folder of this machine that a noted source is; None for one that can be pulled on others."""
+    return Path(source.removeprefix(_FILE)) if source.startswith(_FILE) else None
 
 
 def _named(text: str) -> HubReference | ModelName:

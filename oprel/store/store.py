@@ -37,6 +37,7 @@ from oprel.store.manifests import (
 from oprel.store.metadata_cache import MetadataCache
 from oprel.store.names import Digest, DigestPrefix, ModelName
 from oprel.store.quarantine import put_aside
+from oprel.store.references import file_source
 from oprel.store.resumable import ResumableBlob, remove_resumables
 from oprel.store.verified import Verified
 from oprel.store.versions import Change, Retention, Version, Versions
@@ -142,7 +143,7 @@ class Store:
         self._check_header(source)
         with self.new_blob() as blob:
             blob.fill_from(source, progress=progress)
-            change = Change("import", f"file:{source}")
+            change = Change("import", file_source(source))
             return self.install(blob, parsed, expected=expected, licenses=licenses, change=change)
 
     def install(

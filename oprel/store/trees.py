@@ -42,6 +42,7 @@ from oprel.store.manifests import (
 from oprel.store.names import Digest, DigestPrefix, ModelName
 from oprel.store.quarantine import put_aside
 from oprel.store.records import damage_of_files
+from oprel.store.references import file_source
 from oprel.store.tree_records import TREE_FILE, TreeFile, build_tree_model, listed_files
 from oprel.store.tree_staging import is_held, is_staging, staging_folder
 from oprel.store.tree_texts import TreeTexts, is_text_file
@@ -191,7 +192,7 @@ class Trees:
             digest = Digest(hashlib.sha256(manifest).hexdigest())
             with self._lock.held():
                 self._publish(staging, digest, parse_manifest(manifest))
-                spelled = self._give(parsed, manifest, change or Change("import", f"file:{source}"))
+                spelled = self._give(parsed, manifest, change or Change("import", file_source(source)))
         return ImportedTree(spelled, digest, left_out)
 
     @contextlib.contextmanager
