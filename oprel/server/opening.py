@@ -4,25 +4,25 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+from collections.abc import Sequence
 
 from oprel.config import Settings
 from oprel.dialects.services import Services
 from oprel.drivers.registry import Registry
 from oprel.errors import OprelError
-from oprel.schema import EngineProbe, Hardware
+from oprel.schema import EngineProbe, Hardware, Model
 
 __all__ = ["engine_lines", "look_into_models", "opening_lines", "unused_gpus"]
 
 
-async def opening_lines(settings: Settings, services: Services) -> tuple[str, ...]:
+def opening_lines(settings: Settings, version: str, models: Sequence[Model]) -> tuple[str, ...]:
     """What and where."""
-    models = await asyncio.to_thread(services.catalog.list, described=False)
     count = f"{len(models)} model{'' if len(models) == 1 else 's'}" if models else "no models yet (oprel pull MODEL)"
     stores = ", ".join(str(folder) for folder in (settings.models_dir, *settings.extra_models_dirs))
     url = settings.base_url
     keys = ", with a key" if settings.api_keys else ""
     return (
-        f"Oprel {services.version} serves {count} from {stores}",
+        f"Oprel {version} serves {count} from {stores}",
         f"at {url} (OpenAI: {url}/v1, Ollama: {url}/api{keys})",
     )
 
@@ -39,10 +39,10 @@ async def engine_lines(registry: Registry) -> tuple[str, ...]:
     return (*lines, *unused_gpus(hardware))
 
 
-async def look_into_models(services: Services) -> None:
+async def look_into_models(services: Services, models: Sequence[Model]) -> None:
     """What a listing tells of each model is read ahead, one by one, so that a stop needn't wait for the rest: headers
     of hundreds of files that were never seen take seconds, and whoever lists them first shouldn't wait for that."""
-    for model in await asyncio.to_thread(services.catalog.list, described=False):
+    for model in models:
         if model.remote is None and model.damage is None:
             with contextlib.suppress(OprelError):  # removed since
                 await asyncio.to_thread(services.catalog.find, model.name)

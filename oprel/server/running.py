@@ -171,12 +171,13 @@ class Serving:
         """Says what is served, where, and (as soon as it is known) with which engines; then looks into the models."""
         await self.is_open.wait()
         try:
-            for line in await opening_lines(self._settings, self._services):
+            models = await asyncio.to_thread(self._services.catalog.list, described=False)
+            for line in opening_lines(self._settings, self._services.version, models):
                 self._say(line)
             if self._services.registry is not None:
                 for line in await engine_lines(self._services.registry):
                     self._say(line)
-            await look_into_models(self._services)
+            await look_into_models(self._services, models)
         except OprelError as error:  # what can't be told yet is told to whoever asks for it
             self._say(f"warning: {error}")
 

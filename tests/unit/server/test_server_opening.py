@@ -29,10 +29,11 @@ def test_models_are_counted_first_and_looked_into_later(tmp_path: Path, monkeypa
     services = Services(settings, catalog, scheduler, Puller(catalog), "1")
     headers = tmp_path / "state" / "gguf"
 
-    first, _ = asyncio.run(opening_lines(settings, services))
+    models = catalog.list(described=False)
+    first, _ = opening_lines(settings, services.version, models)
     assert "serves 4 models" in first
     assert not headers.exists()
-    asyncio.run(look_into_models(services))
+    asyncio.run(look_into_models(services, models))
     assert len(list(headers.iterdir())) == 3
 
     def refuse(path: Path, *, model: str = "") -> None:
