@@ -26,7 +26,8 @@ class Quirks(Struct, frozen=True):
     (None: it isn't sent back); `thinking_off` is the effort that turns thinking off; `is_done_enough`: `[DONE]` ends an
     answer that told no reason. `normalize_values` are on and off in `normalize_field`'s words. `more_top_logprobs`: how
     many more are asked for, where the chosen token takes the place of one of the likeliest. `tells_stop_word`:
-    asked for it, an engine tells in a chat which stop string ended an answer.
+    asked for it, an engine tells in a chat which stop string ended an answer. `start_token` stands for an empty prompt
+    where an engine refuses one: a text that begins is what the model knows as one.
     """
 
     chat_path: str = "/v1/chat/completions"
@@ -57,6 +58,7 @@ class Quirks(Struct, frozen=True):
     is_done_enough: bool = False
     more_top_logprobs: int = 0
     tells_stop_word: bool = False
+    start_token: int | None = None
 
 
 LLAMA_SERVER = Quirks(tells_stop_word=True)

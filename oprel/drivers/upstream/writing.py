@@ -79,6 +79,8 @@ class RequestWriter:
 
     def complete(self, request: CompletionRequest, *, media_marker: str | None = None) -> bytes:
         """`media_marker` is what stands for an image in a prompt; needed where the request has images."""
+        if not request.prompt and self._quirks.start_token is not None:
+            request = msgspec.structs.replace(request, prompt=(self._quirks.start_token,))
         fields = self._streaming() | self._sampling(request.sampling)
         if self._quirks.completion_shape == "openai":
             return _encoded(fields | _openai_completion(request, more_logprobs=self._quirks.more_top_logprobs))

@@ -8,21 +8,17 @@ from contextlib import aclosing
 
 import msgspec
 
-from oprel.drivers.children import Child
 from oprel.drivers.children.processes import tree_resident_bytes
 from oprel.drivers.contract import Health
 from oprel.drivers.local.engine import HEALTH_LIMIT_S, LocalEngine, slots_in_use
 from oprel.drivers.upstream import Quirks
 from oprel.errors import EngineFailedError
-from oprel.net import QuickClient
 from oprel.schema import (
-    Capabilities,
     ChatRequest,
     CompletionRequest,
     Embeddings,
     EmbedRequest,
     Event,
-    Plan,
     Sampling,
 )
 
@@ -50,31 +46,7 @@ VLLM = Quirks(
 
 
 class VllmEngine(LocalEngine):
-    """`start_token` stands for the empty prompt, which vLLM refuses. When it is told to end with clients still
-    connected, it leaves them waiting for answers that never come."""
-
-    def __init__(
-        self,
-        *,
-        plan: Plan,
-        capabilities: Capabilities,
-        client: QuickClient,
-        quirks: Quirks,
-        child: Child,
-        start_token: int | None,
-        stall_timeout_s: float,
-        stop_grace_s: float,
-    ) -> None:
-        super().__init__(
-            plan=plan,
-            capabilities=capabilities,
-            client=client,
-            quirks=quirks,
-            child=child,
-            stall_timeout_s=stall_timeout_s,
-            stop_grace_s=stop_grace_s,
-        )
-        self._start_token = start_token
+    """When it is told to end with clients still connected, it leaves them waiting for answers that never come."""
 
     async def chat(self, request: ChatRequest) -> AsyncGenerator[tuple[Event, ...], None]:
         request = msgspec.structs.replace(request, sampling=self._within(request.sampling))
@@ -84,9 +56,6 @@ class VllmEngine(LocalEngine):
 
     async def complete(self, request: CompletionRequest) -> AsyncGenerator[tuple[Event, ...], None]:
         request = msgspec.structs.replace(request, sampling=self._within(request.sampling))
-        if not request.prompt and self._start_token is not None:
-            # vLLM refuses an empty prompt; a text that begins is what the model knows as one.
-            request = msgspec.structs.replace(request, prompt=(self._start_token,))
         async with aclosing(super().complete(request)) as answer:
             async for batch in answer:
                 yield batch

@@ -13,6 +13,7 @@ from oprel.drivers.children import Child, LogRing, built_environment
 from oprel.drivers.children.processes import tree_resident_bytes
 from oprel.drivers.contract import DriverOptions
 from oprel.drivers.local.start import Pace, Starting, no_progress_for, starting
+from oprel.drivers.upstream import Quirks
 from oprel.drivers.vllm.abilities import MOST
 from oprel.drivers.vllm.engine import VLLM, VllmEngine
 from oprel.drivers.vllm.launch import ADAPTER
@@ -60,9 +61,8 @@ async def start_engine(plan: Plan, options: DriverOptions) -> VllmEngine:
             plan=realized,
             capabilities=_capabilities(realized, facts),
             client=engine.client,
-            quirks=VLLM if _option(plan, "--lora-modules") is None else msgspec.structs.replace(VLLM, model=ADAPTER),
+            quirks=_quirks(plan, facts),
             child=engine.child,
-            start_token=facts.start_token,
             stall_timeout_s=options.stall_timeout_s,
             stop_grace_s=max(options.stop_grace_s, _STOP_GRACE_S),
         )
@@ -137,6 +137,11 @@ def _capabilities(plan: Plan, facts: FolderFacts) -> Capabilities:
         sampling=MOST.sampling,
         context_tokens=context,
     )
+
+
+def _quirks(plan: Plan, facts: FolderFacts) -> Quirks:
+    model = None if _option(plan, "--lora-modules") is None else ADAPTER
+    return msgspec.structs.replace(VLLM, model=model, start_token=facts.start_token)
 
 
 def _option(plan: Plan, name: str) -> str | None:
