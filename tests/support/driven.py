@@ -11,9 +11,10 @@ import os
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Literal
+from typing import ClassVar, Literal
 
 import httpx
+import pytest
 from msgspec import Struct
 
 from support.models import EMBED_MODEL, embed_gguf
@@ -24,6 +25,7 @@ __all__ = [
     "MODEL",
     "Ability",
     "Driven",
+    "DrivenRules",
     "exllama_driven",
     "fake_vllm_driven",
     "llama_cpp_driven",
@@ -50,6 +52,18 @@ class Driven(Struct, frozen=True):
     @property
     def url(self) -> str:
         return self.server.url
+
+
+class DrivenRules:
+    """Tests of a server on one driver: `on` is the fixture that has it."""
+
+    on: ClassVar[str]
+
+    @pytest.fixture(scope="class")
+    @classmethod
+    def driven(cls, request: pytest.FixtureRequest) -> Driven:
+        driven: Driven = request.getfixturevalue(cls.on)
+        return driven
 
 
 def _asked(server: RealServer, driver: str, can: frozenset[Ability]) -> Iterator[Driven]:

@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 from msgspec.structs import replace
 
-from support.driven import Driven
+from support.driven import Driven, DrivenRules
 from support.parity import ANSWER, CALL, DIALECTS, THOUGHT, Heard, Talk, Told, Way, call, pairs, ways
 
 __all__ = ["ThinkingParityRules", "UnthinkingParityRules"]
@@ -22,14 +22,9 @@ _WITHOUT_STOPS = tuple(name for name in DIALECTS if name != "responses")
 _WITH_CHOICE = tuple(name for name in DIALECTS if name != "ollama")
 
 
-class ParityRules:
+class ParityRules(DrivenRules):
     """All dialects, and each streamed, against each other, once the prompt is in the engine's cache: text, thinking,
     calls, usage and the reason of the end."""
-
-    @pytest.fixture(scope="class")
-    @classmethod
-    def driven(cls) -> Driven:
-        raise NotImplementedError("a server with the driver under test")
 
     def test_a_call_that_must_come(self, driven: Driven) -> None:
         """Ollama's dialect has no word for it."""

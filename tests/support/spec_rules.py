@@ -13,7 +13,7 @@ import pytest
 from msgspec import Struct
 
 from oprel.testing.strict import Observed, departures, document_of
-from support.driven import Ability, Driven
+from support.driven import Ability, Driven, DrivenRules
 from support.parity import SCHEMA, Talk, ways
 
 __all__ = ["SpecRules"]
@@ -141,12 +141,7 @@ def _ollama() -> Iterator[Ask]:
 ASKS = {ask.name: ask for ask in (*_talks(), *_openai(), *_anthropic(), *_ollama())}
 
 
-class SpecRules:
-    @pytest.fixture(scope="class")
-    @classmethod
-    def driven(cls) -> Driven:
-        raise NotImplementedError("a server with the driver under test")
-
+class SpecRules(DrivenRules):
     @pytest.mark.parametrize("name", ASKS)
     def test_what_comes_back_is_what_its_document_says(self, driven: Driven, name: str) -> None:
         ask = ASKS[name]

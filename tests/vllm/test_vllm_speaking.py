@@ -18,10 +18,7 @@ def on_vllm(python: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[
 
 
 class TestParity(ThinkingParityRules):
-    @pytest.fixture(scope="class")
-    @classmethod
-    def driven(cls, on_vllm: Driven) -> Driven:
-        return on_vllm
+    on = "on_vllm"
 
     @pytest.mark.vllm_full  # test_vllm_clients.py names functions too
     def test_a_function_that_is_named(self, driven: Driven) -> None:
@@ -30,7 +27,4 @@ class TestParity(ThinkingParityRules):
 
 @pytest.mark.vllm_full
 class TestSpecs(SpecRules):
-    @pytest.fixture(scope="class")
-    @classmethod
-    def driven(cls, on_vllm: Driven) -> Driven:
-        return on_vllm
+    on = "on_vllm"

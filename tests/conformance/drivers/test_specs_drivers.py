@@ -4,34 +4,20 @@ ExLlamaV2 has the same host as ExLlamaV3."""
 
 from __future__ import annotations
 
-import pytest
-from support.driven import Driven
 from support.spec_rules import SpecRules
 
 
 class TestLlamaCpp(SpecRules):
-    @pytest.fixture(scope="class")
-    @classmethod
-    def driven(cls, on_llama_cpp: Driven) -> Driven:
-        return on_llama_cpp
+    on = "on_llama_cpp"
 
 
 class TestRemote(SpecRules):
-    @pytest.fixture(scope="class")
-    @classmethod
-    def driven(cls, on_a_remote: Driven) -> Driven:
-        return on_a_remote
+    on = "on_a_remote"
 
 
 class TestFakeVllm(SpecRules):
-    @pytest.fixture(scope="class")
-    @classmethod
-    def driven(cls, on_a_fake_vllm: Driven) -> Driven:
-        return on_a_fake_vllm
+    on = "on_a_fake_vllm"
 
 
 class TestExllamaV3(SpecRules):
-    @pytest.fixture(scope="class")
-    @classmethod
-    def driven(cls, on_exllamav3: Driven) -> Driven:
-        return on_exllamav3
+    on = "on_exllamav3"
