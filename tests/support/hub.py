@@ -176,6 +176,11 @@ class HubServer(LocalServer):
     def access(self, token: str | None = None) -> HubAccess:
         return HubAccess(self.url, token, is_configured=True)
 
+    def forget(self) -> None:
+        """As if it had just been started."""
+        for noted in (self.requests, self.cdn.requests, self.repos, self.special):
+            noted.clear()
+
     def add(self, id: str, files: Mapping[str, bytes | Path], **more: Any) -> Repo:
         self.repos[id] = Repo(id, dict(files), **more)
         return self.repos[id]

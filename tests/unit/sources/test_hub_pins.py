@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 from support.hub import HubServer, running_hub
+from support.hub_place import HubPlace
 from support.tiny_gguf import CHAT_VALUES, gguf_bytes
 from support.tree_folders import write_folder
 
@@ -15,9 +16,7 @@ from oprel.errors import OprelError, SourceError
 from oprel.schema import Hardware
 from oprel.sources import Puller
 from oprel.sources.lockfile import LockedModel, read_lock, write_lock
-from oprel.sources.pins import Pins
 from oprel.sources.repair import Repair
-from oprel.store import Catalog, Store, Trees
 from oprel.store.verification import verify
 
 REPO = "tiny-org/Tiny-GGUF"
@@ -28,31 +27,6 @@ SMALL = Hardware("Linux", "x86_64", 2, 2, 16 << 30, 16 << 30)
 def hub() -> Iterator[HubServer]:
     with running_hub() as server:
         yield server
-
-
-class Home:
-    def __init__(self, folder: Path, hub: HubServer) -> None:
-        self.trees = Trees(folder / "trees", state_dir=folder / "state")
-        self.catalog = Catalog(Store(folder / "models", state_dir=folder / "state"), shelves=(self.trees,))
-        self.pins = Pins(self.catalog, self.make_puller)
-        self._hub = hub
-
-    def make_puller(self, catalog: Catalog) -> Puller:
-        return Puller(catalog, trees=catalog.trees[0], read_access=self._hub.access, hardware=lambda: SMALL)
-
-    def pull(self, name: str) -> None:
-        async def run() -> None:
-            async for _ in self.make_puller(self.catalog).pull(name):
-                pass
-
-        asyncio.run(run())
-
-    def sync(self, pinned: LockedModel) -> None:
-        async def run() -> None:
-            async for _ in self.pins.sync(pinned):
-                pass
-
-        asyncio.run(run())
 
 
 def model(name: str) -> bytes:
@@ -73,7 +47,7 @@ def through_a_file(pinned: LockedModel, path: Path) -> LockedModel:
 @pytest.mark.parametrize("name", [REPO, f"hf.co/{REPO}:Q2_K"])
 def test_a_lock_brings_the_commit_though_main_has_moved_on(tmp_path: Path, hub: HubServer, name: str) -> None:
     """The quantization too: what this machine would choose by itself plays no part, nor what it would be warned of."""
-    here, there = Home(tmp_path / "here", hub), Home(tmp_path / "there", hub)
+    here, there = HubPlace(tmp_path / "here", hub), HubPlace(tmp_path / "there", hub)
     repo = hub.add(REPO, {"tiny-Q4_K_M.gguf": model("four"), "tiny-Q2_K.gguf": model("two"), "LICENSE": b"Be kind."})
     if name == REPO:
         here.pull(name)
@@ -102,7 +76,7 @@ async def _allowed(puller: Puller, name: str) -> None:
 
 @pytest.mark.parametrize("branch", [None, "4.0bpw"])
 def test_a_folder_too(tmp_path: Path, hub: HubServer, branch: str | None) -> None:
-    here, there = Home(tmp_path / "here", hub), Home(tmp_path / "there", hub)
+    here, there = HubPlace(tmp_path / "here", hub), HubPlace(tmp_path / "there", hub)
     old = folder_files(tmp_path / "old", hidden_size=64)
     newer = folder_files(tmp_path / "newer", hidden_size=128)
     repo = hub.add(REPO, old if branch is None else {"README.md": b"see the branches"})
@@ -124,7 +98,7 @@ def test_a_folder_too(tmp_path: Path, hub: HubServer, branch: str | None) -> Non
 
 
 def test_a_commit_that_is_gone_changes_nothing(tmp_path: Path, hub: HubServer) -> None:
-    here, there = Home(tmp_path / "here", hub), Home(tmp_path / "there", hub)
+    here, there = HubPlace(tmp_path / "here", hub), HubPlace(tmp_path / "there", hub)
     repo = hub.add(REPO, {"tiny-Q4_K_M.gguf": model("old")})
     here.pull(REPO)
     pinned = here.pins.lock(REPO)
@@ -135,7 +109,7 @@ def test_a_commit_that_is_gone_changes_nothing(tmp_path: Path, hub: HubServer) -
 
 
 def test_a_damaged_file_is_fetched_from_the_commit_that_it_is_of(tmp_path: Path, hub: HubServer) -> None:
-    here = Home(tmp_path / "here", hub)
+    here = HubPlace(tmp_path / "here", hub)
     repo = hub.add(REPO, {"tiny-Q4_K_M.gguf": model("old")})
     here.pull(REPO)
     repo.move_on({"tiny-Q4_K_M.gguf": model("new")})
@@ -152,7 +126,7 @@ def test_a_damaged_file_is_fetched_from_the_commit_that_it_is_of(tmp_path: Path,
 
 
 def test_a_commit_can_be_pulled_by_its_name(tmp_path: Path, hub: HubServer) -> None:
-    home = Home(tmp_path / "home", hub)
+    home = HubPlace(tmp_path / "home", hub)
     repo = hub.add(REPO, {"tiny-Q4_K_M.gguf": model("old")})
     commit = repo.move_on({"tiny-Q4_K_M.gguf": model("new")})
     home.pull(f"{REPO}:Q4_K_M@{commit}")
@@ -163,7 +137,7 @@ def test_a_commit_can_be_pulled_by_its_name(tmp_path: Path, hub: HubServer) -> N
 
 
 def test_a_hub_that_shows_another_commit_is_refused(tmp_path: Path, hub: HubServer) -> None:
-    home = Home(tmp_path / "home", hub)
+    home = HubPlace(tmp_path / "home", hub)
     repo = hub.add(REPO, {"tiny-Q4_K_M.gguf": model("old")})
     repo.past["a" * 40] = repo.files
     repo.commit_at = lambda revision: repo.commit()  # type: ignore[method-assign]

@@ -8,13 +8,13 @@ from pathlib import Path
 
 import pytest
 from support.lock_actions import FilePuller
+from support.place import Place
 from support.store_checks import assert_valid_store
 from support.tiny_gguf import write_tiny_gguf
 
 from oprel.errors import ConfigError, ModelNotFoundError, SourceError, StoreError
-from oprel.sources.lockfile import LockedModel, read_lock, write_lock
-from oprel.sources.pins import Pins
-from oprel.sources.repair import Mended, Repair
+from oprel.sources.lockfile import read_lock, write_lock
+from oprel.sources.repair import Repair
 from oprel.sources.staging import Staging
 from oprel.store import BlobRef, Catalog, Digest, ModelName, Store
 from oprel.store.disk import FileLock
@@ -24,16 +24,15 @@ from oprel.store.versions import Change
 NAME = "from/source:1"
 
 
-class Place:
-    """A machine: a store, and a source that has one file for whatever is asked."""
+class FilePlace(Place):
+    """A store, and a source that has one file for whatever is asked."""
 
     def __init__(self, folder: Path, file: Path) -> None:
         folder.mkdir()
         self.store = Store(folder / "models", state_dir=folder / "state")
-        self.catalog = Catalog(self.store)
         self.file = file
         self.pullers: list[FilePuller] = []
-        self.pins = Pins(self.catalog, self.make_puller)
+        super().__init__(Catalog(self.store))
 
     def make_puller(self, catalog: Catalog) -> FilePuller:
         self.pullers.append(FilePuller(catalog, self.file))
@@ -44,27 +43,9 @@ class Place:
         return [name for puller in self.pullers for name in puller.asked]
 
     def pull(self, source: str = "pypi:some-model==1.0") -> None:
-        async def run() -> None:
-            async for _ in FilePuller(self.catalog, self.file).pull(source):
-                pass
-
-        asyncio.run(run())
-
-    def sync(self, *models: LockedModel) -> list[str]:
-        async def run() -> list[str]:
-            return [line.status for model in models async for line in self.pins.sync(model)]
-
-        return asyncio.run(run())
-
-    def repair(self) -> list[Mended]:
-        repair = Repair(self.catalog, self.make_puller)
-
-        async def run() -> None:
-            async for _ in repair.run(verify(self.catalog).harmful):
-                pass
-
-        asyncio.run(run())
-        return repair.results
+        """Isn't among what was asked."""
+        super().pull(source)
+        self.pullers.pop()
 
 
 @pytest.fixture
@@ -73,18 +54,18 @@ def file(tmp_path: Path) -> Path:
 
 
 @pytest.fixture
-def here(tmp_path: Path, file: Path) -> Place:
-    place = Place(tmp_path / "here", file)
+def here(tmp_path: Path, file: Path) -> FilePlace:
+    place = FilePlace(tmp_path / "here", file)
     place.pull()
     return place
 
 
 @pytest.fixture
-def there(tmp_path: Path, file: Path) -> Place:
-    return Place(tmp_path / "there", file)
+def there(tmp_path: Path, file: Path) -> FilePlace:
+    return FilePlace(tmp_path / "there", file)
 
 
-def test_a_lock_has_digest_source_and_files(here: Place, tmp_path: Path) -> None:
+def test_a_lock_has_digest_source_and_files(here: FilePlace, tmp_path: Path) -> None:
     locked = here.pins.lock("From/Source:1")
     model = here.catalog.find(NAME)
     assert (locked.name, locked.digest, locked.source) == (NAME, f"sha256:{model.digest}", "pypi:some-model==1.0")
@@ -94,7 +75,7 @@ def test_a_lock_has_digest_source_and_files(here: Place, tmp_path: Path) -> None
     assert read_lock(tmp_path / "oprel.lock") == (locked,)
 
 
-def test_it_is_brought_back_elsewhere_and_then_nothing_is_done(here: Place, there: Place) -> None:
+def test_it_is_brought_back_elsewhere_and_then_nothing_is_done(here: FilePlace, there: FilePlace) -> None:
     locked = here.pins.lock(NAME)
     assert there.pins.state(locked).state == "missing"
     assert there.sync(locked) == ["pulling manifest", "success"]
@@ -107,7 +88,7 @@ def test_it_is_brought_back_elsewhere_and_then_nothing_is_done(here: Place, ther
     assert not (there.store.state_dir / "staging").exists()
 
 
-def test_what_differs_is_refused_and_never_visible(here: Place, there: Place, tmp_path: Path) -> None:
+def test_what_differs_is_refused_and_never_visible(here: FilePlace, there: FilePlace, tmp_path: Path) -> None:
     locked = here.pins.lock(NAME)
     there.file = write_tiny_gguf(tmp_path / "v2.gguf", salt="v2")
     with pytest.raises(SourceError, match="has something else now than 'from/source:1' was locked with"):
@@ -117,7 +98,7 @@ def test_what_differs_is_refused_and_never_visible(here: Place, there: Place, tm
     assert not (there.store.state_dir / "staging").exists()
 
 
-def test_a_name_with_another_version_gets_the_locked_one(here: Place, there: Place, tmp_path: Path) -> None:
+def test_a_name_with_another_version_gets_the_locked_one(here: FilePlace, there: FilePlace, tmp_path: Path) -> None:
     locked = here.pins.lock(NAME)
     there.file = write_tiny_gguf(tmp_path / "v2.gguf", salt="v2")
     there.pull()
@@ -130,7 +111,7 @@ def test_a_name_with_another_version_gets_the_locked_one(here: Place, there: Pla
     assert there.store.versions.kept() == {newer}
 
 
-def test_a_version_that_is_kept_needs_no_network(here: Place, tmp_path: Path) -> None:
+def test_a_version_that_is_kept_needs_no_network(here: FilePlace, tmp_path: Path) -> None:
     locked = here.pins.lock(NAME)
     here.file = write_tiny_gguf(tmp_path / "v2.gguf", salt="v2")
     here.pull()
@@ -140,7 +121,7 @@ def test_a_version_that_is_kept_needs_no_network(here: Place, tmp_path: Path) ->
     assert here.pins.state(locked).state == "here"
 
 
-def test_another_name_with_the_same_version_needs_none_either(here: Place) -> None:
+def test_another_name_with_the_same_version_needs_none_either(here: FilePlace) -> None:
     here.catalog.copy(here.catalog.find(NAME), ModelName.parse("mine"))
     locked = here.pins.lock("mine")
     assert locked.source == "pypi:some-model==1.0"
@@ -149,7 +130,7 @@ def test_another_name_with_the_same_version_needs_none_either(here: Place) -> No
     assert here.asked == []
 
 
-def test_a_damaged_one_is_brought_again(here: Place) -> None:
+def test_a_damaged_one_is_brought_again(here: FilePlace) -> None:
     locked = here.pins.lock(NAME)
     Path(here.catalog.find(NAME).weights.path).unlink()
     assert here.pins.state(locked).state == "damaged"
@@ -162,7 +143,7 @@ def test_a_damaged_one_is_brought_again(here: Place) -> None:
 @pytest.mark.parametrize(
     "change", [Change("create"), Change("rollback"), Change("import", "file:/x.gguf")], ids=lambda change: change.action
 )
-def test_what_was_made_here_cant_be_locked(here: Place, change: Change) -> None:
+def test_what_was_made_here_cant_be_locked(here: FilePlace, change: Change) -> None:
     data = here.catalog.manifest(here.catalog.find(NAME))
     here.store.versions.history.path.unlink()
     here.store.write_manifest(ModelName.parse("own"), data, change)
@@ -170,18 +151,18 @@ def test_what_was_made_here_cant_be_locked(here: Place, change: Change) -> None:
         here.pins.lock("own")
 
 
-def test_what_another_program_pulled_is_locked_by_its_name(here: Place) -> None:
+def test_what_another_program_pulled_is_locked_by_its_name(here: FilePlace) -> None:
     here.store.versions.history.path.unlink()
     """With its host: what has an owner and no host is a repository of the hub."""
     assert here.pins.lock(NAME).source == f"registry.ollama.ai/{NAME}"
 
 
-def test_a_model_that_isnt_here_cant_be_locked(here: Place) -> None:
+def test_a_model_that_isnt_here_cant_be_locked(here: FilePlace) -> None:
     with pytest.raises(ModelNotFoundError):
         here.pins.lock("absent")
 
 
-def test_one_sync_at_a_time(here: Place, there: Place) -> None:
+def test_one_sync_at_a_time(here: FilePlace, there: FilePlace) -> None:
     with (
         FileLock(there.store.state_dir / "staging.lock").held(),
         pytest.raises(StoreError, match="locked by another process"),
@@ -224,14 +205,14 @@ def test_no_lock_is_told_with_what_makes_one(tmp_path: Path) -> None:
 
 
 class TestRepair:
-    def damage(self, place: Place) -> Path:
+    def damage(self, place: FilePlace) -> Path:
         path = Path(place.catalog.find(NAME).weights.path)
         data = path.read_bytes()
         path.unlink()
         path.write_bytes(data[:-1] + b"?")
         return path
 
-    def test_from_the_source_that_is_known(self, here: Place) -> None:
+    def test_from_the_source_that_is_known(self, here: FilePlace) -> None:
         path = self.damage(here)
         (mended,) = here.repair()
         assert (mended.how, here.asked) == ("fetched again for from/source:1", ["pypi:some-model==1.0"])
@@ -240,13 +221,13 @@ class TestRepair:
         assert aside.name.startswith(path.name)
         assert aside.read_bytes().endswith(b"?")
 
-    def test_a_missing_small_file_too(self, here: Place) -> None:
+    def test_a_missing_small_file_too(self, here: FilePlace) -> None:
         for path in (here.store.models_dir / "blobs").iterdir():
             path.unlink()
         assert [bool(mended.how) for mended in here.repair()] == [True, True]
         assert verify(here.catalog).findings == ()
 
-    def test_a_source_that_has_something_else_mends_nothing(self, here: Place, tmp_path: Path) -> None:
+    def test_a_source_that_has_something_else_mends_nothing(self, here: FilePlace, tmp_path: Path) -> None:
         self.damage(here)
         here.file = write_tiny_gguf(tmp_path / "v2.gguf", salt="v2")
         (mended,) = here.repair()
@@ -254,7 +235,7 @@ class TestRepair:
         assert [finding.kind for finding in verify(here.catalog).harmful] == ["missing"]
         assert len(here.catalog.list()) == 1
 
-    def test_from_another_store_on_this_machine(self, here: Place, there: Place) -> None:
+    def test_from_another_store_on_this_machine(self, here: FilePlace, there: FilePlace) -> None:
         there.pull()
         self.damage(here)
         both = Catalog(here.store, extra_dirs=[there.store.models_dir])
@@ -269,7 +250,7 @@ class TestRepair:
         assert here.asked == []
         assert verify(here.catalog).findings == ()
 
-    def test_a_damaged_copy_in_another_store_is_not_taken(self, here: Place, there: Place) -> None:
+    def test_a_damaged_copy_in_another_store_is_not_taken(self, here: FilePlace, there: FilePlace) -> None:
         there.pull()
         self.damage(here)
         self.damage(there)
@@ -283,7 +264,7 @@ class TestRepair:
         asyncio.run(run())
         assert [mended.how for mended in repair.results] == ["fetched again for from/source:1"]
 
-    def test_what_has_no_source_is_told(self, here: Place) -> None:
+    def test_what_has_no_source_is_told(self, here: FilePlace) -> None:
         data = here.catalog.manifest(here.catalog.find(NAME))
         here.store.versions.history.path.unlink()
         here.store.write_manifest(ModelName.parse(NAME), data, Change("create"))
@@ -291,13 +272,13 @@ class TestRepair:
         (mended,) = here.repair()
         assert "was made on this machine" in mended.problem
 
-    def test_a_manifest_that_cant_be_read_is_told_with_what_to_do(self, here: Place) -> None:
+    def test_a_manifest_that_cant_be_read_is_told_with_what_to_do(self, here: FilePlace) -> None:
         ModelName.parse(NAME).manifest_path(here.store.models_dir).write_bytes(b"")
         (mended,) = here.repair()
         assert mended.problem == "pull it again, or remove it: oprel rm from/source:1"
 
 
-def test_a_staged_store_is_seeded_with_what_is_here(here: Place) -> None:
+def test_a_staged_store_is_seeded_with_what_is_here(here: FilePlace) -> None:
     """Only what is missing has to be fetched."""
     blobs = [Digest.parse(path.name) for path in (here.store.models_dir / "blobs").iterdir()]
     files = here.pins.lock(NAME).files

@@ -31,8 +31,7 @@ def running() -> Iterator[HubServer]:
 
 @pytest.fixture
 def hub(running: HubServer) -> HubServer:
-    for listed in (running.requests, running.cdn.requests, running.repos, running.special):
-        listed.clear()
+    running.forget()
     return running
 
 
