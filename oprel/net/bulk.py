@@ -12,7 +12,8 @@ import http.client
 import socket
 import ssl
 import threading
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
+from types import TracebackType
 from typing import Protocol
 
 import httpx
@@ -21,7 +22,10 @@ from oprel.errors import SourceError
 from oprel.net.addresses import default_port, origin_of, shown_url
 from oprel.net.outside import CONNECT_LIMIT_S, STALL_LIMIT_S, Hop, TransientSourceError
 
-__all__ = ["BulkAnswer", "BulkConnection"]
+__all__ = ["MAX_WINDOW_BYTES", "BulkAnswer", "BulkConnection"]
+
+MAX_WINDOW_BYTES = 4 << 20
+"""What may have arrived at a connection and wasn't read yet, where the system lets that be said."""
 
 
 class BulkAnswer(Protocol):
@@ -40,8 +44,7 @@ class BulkConnection:
     """One connection at a time, kept between requests to one origin. Methods block; `abort` may come from any thread
     and makes them end soon."""
 
-    def __init__(self, tls: ssl.SSLContext) -> None:
-        self._tls = tls
+    def __init__(self) -> None:
         self._guard = threading.Lock()
         self._is_aborted = False
         self._origin = ""
@@ -92,11 +95,13 @@ class BulkConnection:
         plain = socket.create_connection((hop.address, port), CONNECT_LIMIT_S)
         self._keep(plain)
         try:
-            wrapped = self._tls.wrap_socket(plain, server_hostname=url.host) if url.scheme == "https" else plain
+            wrapped = plain if hop.tls is None else hop.tls.wrap_socket(plain, server_hostname=url.host)
         except BaseException:
             plain.close()
             raise
         wrapped.settimeout(STALL_LIMIT_S)
+        if hasattr(socket, "TCP_WINDOW_CLAMP"):  # Linux lets it grow to what a killed process must not lose
+            wrapped.setsockopt(socket.IPPROTO_TCP, socket.TCP_WINDOW_CLAMP, MAX_WINDOW_BYTES)
         self._keep(wrapped)
         self._direct = http.client.HTTPConnection(url.host, port)
         self._direct.sock = wrapped
@@ -127,7 +132,8 @@ class BulkConnection:
     def _by_proxy(self, hop: Hop) -> BulkAnswer:
         if self._proxied is None:
             timeout = httpx.Timeout(STALL_LIMIT_S, connect=CONNECT_LIMIT_S)
-            self._proxied = httpx.Client(proxy=hop.proxy, verify=self._tls, trust_env=False, timeout=timeout)
+            verify = True if hop.tls is None else hop.tls
+            self._proxied = httpx.Client(proxy=hop.proxy, verify=verify, trust_env=False, timeout=timeout)
         elif self._left is not None:
             self._left.close()
         request = self._proxied.build_request("GET", hop.url, headers=hop.headers)
@@ -169,19 +175,27 @@ class _Proxied:
         return count
 
 
-@contextlib.contextmanager
-def _told(url: str) -> Iterator[None]:
-    """Turn what sockets, http.client and httpx raise into ours."""
-    where = shown_url(url)
-    try:
-        yield
-    except ssl.SSLCertVerificationError as problem:
-        raise SourceError(
-            f"The certificate of {where} isn't trusted here; if a proxy issues it, name its certificates."
-        ) from problem
-    except (TimeoutError, httpx.TimeoutException) as problem:
-        raise TransientSourceError(f"{where} stopped answering for {STALL_LIMIT_S:.0f} s.") from problem
-    except (ConnectionRefusedError, httpx.ConnectError) as problem:
-        raise TransientSourceError(f"{where} can't be reached; is there a network?") from problem
-    except (OSError, http.client.HTTPException, httpx.HTTPError, ValueError) as problem:
-        raise TransientSourceError(f"{where} broke off the answer.") from problem
+class _told:
+    """Turn what sockets, http.client and httpx raise into ours; costs nothing while all goes well."""
+
+    def __init__(self, url: str) -> None:
+        self._url = url
+
+    def __enter__(self) -> None: ...
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        if error is None:
+            return
+        where = shown_url(self._url)
+        if isinstance(error, ssl.SSLCertVerificationError):
+            raise SourceError(
+                f"The certificate of {where} isn't trusted here; if a proxy issues it, name its certificates."
+            ) from error
+        if isinstance(error, (TimeoutError, httpx.TimeoutException)):
+            raise TransientSourceError(f"{where} stopped answering for {STALL_LIMIT_S:.0f} s.") from error
+        if isinstance(error, (ConnectionRefusedError, httpx.ConnectError)):
+            raise TransientSourceError(f"{where} can't be reached; is there a network?") from error
+        if isinstance(error, (OSError, http.client.HTTPException, httpx.HTTPError, ValueError)):
+            raise TransientSourceError(f"{where} broke off the answer.") from error

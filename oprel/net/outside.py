@@ -96,11 +96,13 @@ class SmallBody(Struct, frozen=True):
 
 
 class Hop(Struct, frozen=True):
-    """The checked way of one request. `address` is what to connect to; None where a proxy resolves the name."""
+    """The checked way of one request. `address` is what to connect to; None where a proxy resolves the name. `tls` is
+    whom to trust; None for plain http that no proxy sees."""
 
     url: str
     address: str | None
     proxy: str | None
+    tls: ssl.SSLContext | None
     headers: dict[str, str]
 
 
@@ -160,7 +162,7 @@ class OutsideClient:
         self._proxy = proxy
         self._credentials = credentials
         self._user_agent = user_agent
-        self._clients: dict[str | None, httpx.AsyncClient] = {}
+        self._clients: dict[tuple[str | None, bool], httpx.AsyncClient] = {}
         self._tls: ssl.SSLContext | None = None
 
     async def __aenter__(self) -> OutsideClient:
@@ -199,7 +201,7 @@ class OutsideClient:
         for _ in range(MAX_REDIRECTS + 1):
             hop = await self.checked(url, sent)
             with _told(url):
-                request, client = await self._request(hop, method, content)
+                request, client = self._request(hop, method, content)
                 response = await client.send(request, stream=True)
             try:
                 answer = OutsideResponse(response, url)
@@ -231,18 +233,19 @@ class OutsideClient:
             "Accept-Encoding": "identity",
             "User-Agent": self._user_agent,
         }
-        return Hop(url, address, proxy, {**self._authorization(parsed), **headers, **own})
+        tls = await self._trust() if parsed.scheme == "https" or proxy is not None else None
+        return Hop(url, address, proxy, tls, {**self._authorization(parsed), **headers, **own})
 
-    async def tls(self) -> ssl.SSLContext:
-        """Whose certificates are trusted. Raises SourceError."""
+    async def _trust(self) -> ssl.SSLContext:
+        """Whose certificates are trusted; reading them takes a tenth of a second. Raises SourceError."""
         if self._tls is None:
             self._tls = await asyncio.to_thread(_tls, self._ca_file)
         return self._tls
 
-    async def _request(
+    def _request(
         self, hop: Hop, method: str, content: bytes | AsyncIterable[bytes] | None
     ) -> tuple[httpx.Request, httpx.AsyncClient]:
-        client = self._client(hop.proxy, await self.tls())
+        client = self._client(hop.proxy, hop.tls)
         url = httpx.URL(hop.url)
         target = url if hop.address is None else url.copy_with(host=hop.address)
         request = client.build_request(method, target, headers=hop.headers, content=content)
@@ -281,10 +284,11 @@ class OutsideClient:
         proxy = proxies.get(url.scheme) or proxies.get("all")
         return None if proxy is None or proxy_bypass(url.host) else proxy
 
-    def _client(self, proxy: str | None, tls: ssl.SSLContext) -> httpx.AsyncClient:
-        if proxy not in self._clients:
-            self._clients[proxy] = httpx.AsyncClient(
-                verify=tls,
+    def _client(self, proxy: str | None, tls: ssl.SSLContext | None) -> httpx.AsyncClient:
+        key = proxy, tls is not None
+        if key not in self._clients:
+            self._clients[key] = httpx.AsyncClient(
+                verify=ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT) if tls is None else tls,  # which trusts nobody
                 proxy=proxy,
                 trust_env=False,
                 follow_redirects=False,
@@ -292,7 +296,7 @@ class OutsideClient:
                 # A connection that was checked for one name isn't used for another name at the same address.
                 limits=httpx.Limits(max_keepalive_connections=0),
             )
-        return self._clients[proxy]
+        return self._clients[key]
 
 
 def is_redirect(status: int, headers: Mapping[str, str]) -> bool:

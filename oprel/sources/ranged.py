@@ -23,7 +23,7 @@ from oprel.net.outside import (
 )
 from oprel.sources.threads import StopFlag, in_thread
 
-__all__ = ["Facts", "Piece", "Pool", "RangeSource", "Renew", "check_size", "facts_of", "length_of"]
+__all__ = ["Facts", "Gaps", "Piece", "Pool", "RangeSource", "Renew", "check_size", "facts_of", "length_of"]
 
 _RANGE = re.compile(r"bytes (?P<first>\d{1,18})-(?P<last>\d{1,18})/(?P<total>\d{1,18})")
 _MOVED_ON = frozenset({401, 403, 404, 410})
@@ -42,6 +42,23 @@ class Piece:
         self.fruitless = 0
 
 
+class Gaps:
+    """What is still to come, given out in order."""
+
+    def __init__(self, gaps: list[tuple[int, int]]) -> None:
+        self._gaps = gaps[::-1]
+
+    def take(self, length: int) -> Piece | None:
+        """So much, or less; None when all is given out."""
+        if not self._gaps:
+            return None
+        first, end = self._gaps.pop()
+        if end - first > length:
+            self._gaps.append((first + length, end))
+            end = first + length
+        return Piece(first, end)
+
+
 class Facts(Struct, frozen=True):
     total: int | None
     validator: str
@@ -56,9 +73,6 @@ class RangeSource:
         self._headers = headers
         self._renew = renew
         self._landed: tuple[str, dict[str, str]] | None = None
-
-    async def connection(self) -> BulkConnection:
-        return BulkConnection(await self._client.tls())
 
     async def open(self, connection: BulkConnection, asked: Mapping[str, str], run: Pool) -> BulkAnswer:
         """The answer where the redirects end; its status is success."""

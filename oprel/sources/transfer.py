@@ -19,27 +19,28 @@ costs one read; `blob.forget()` removes one that turned out to be of no use.
 | `renew(headers)` | asked for other request headers once an answer is 401; it gets that answer's headers |
 | `resume` | what names the file across processes: the digest unless given; with neither, no resume |
 
-A file that is here already is the caller's to notice (`store.has_blob`). The connections ask for ranges of 4 MiB each,
-so no more than 12 MiB are on the way and not noted at any time. A redirect is followed once; later ranges go straight
-to where it led, until that refuses. The file's ETag makes ranges safe (`If-Range`): a changed file is begun again, and
-so is one whose server can't give ranges, which then comes in one stream. Six tries without a byte of progress, with
-Retry-After and back-off, end it. Raises SourceError, TransientSourceError, NoSpaceError, StoreError; the partial file
-stays, except after a wrong digest, on a full disk, and where nothing came. What is declared must fit on the disk before
-anything is asked for.
+A file that is here already is the caller's to notice (`store.has_blob`). Three connections ask for ranges of 4 MiB
+each; where one alone is quick, as from a server in the house, the others end and it asks for long ranges, which cost
+less. So no more than 12 MiB are on the way and not noted at any time. A redirect is followed once; later ranges go
+straight to where it led, until that refuses. The file's ETag makes ranges safe (`If-Range`): a changed file is begun
+again, and so is one whose server can't give ranges, which then comes in one stream. Six tries without a byte of
+progress, with Retry-After and back-off, end it. Raises SourceError, TransientSourceError, NoSpaceError, StoreError; the
+partial file stays, except after a wrong digest, on a full disk, and where nothing came. What is declared must fit on
+the disk before anything is asked for.
 """
 
 from __future__ import annotations
 
 import asyncio
 import secrets
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from types import TracebackType
 
 from oprel.errors import NoSpaceError, SourceError
 from oprel.net.bulk import BulkAnswer, BulkConnection
 from oprel.net.outside import OutsideClient, TransientSourceError, shown_url
 from oprel.sources.progress import Completed
-from oprel.sources.ranged import Facts, Piece, Pool, RangeSource, Renew, check_size, facts_of, length_of
+from oprel.sources.ranged import Facts, Gaps, Piece, Pool, RangeSource, Renew, check_size, facts_of, length_of
 from oprel.sources.retries import attempts
 from oprel.sources.threads import StopFlag, in_thread
 from oprel.store import Digest, ResumableBlob, Store
@@ -48,6 +49,8 @@ __all__ = ["CONNECTIONS", "RANGE_BYTES", "Renew", "fetch_blob"]
 
 CONNECTIONS = 3
 RANGE_BYTES = 4 << 20
+LONG_RANGE_BYTES = 64 << 20
+QUICK_BYTES_PER_S = 100e6
 BLOCK_BYTES = 512 << 10
 SYNC_BYTES = 64 << 20
 MAX_CHANGES = 3
@@ -121,6 +124,7 @@ class _Transfer:
         self._is_told = True
         self._is_over = False
         self._done = 0
+        self._lead: BulkConnection | None = None  # so quick that it needs no other
 
     async def __aenter__(self) -> _Transfer:
         return self
@@ -152,12 +156,12 @@ class _Transfer:
         blob = self._blob
         if blob.total is None or (blob.validator == "" and not is_hash_known):
             await self._run(lambda stop: blob.restart())
-        gaps = blob.missing(piece_bytes=RANGE_BYTES) if blob.total is not None else [(0, RANGE_BYTES)]
-        if not gaps:  # killed between the last byte and its name
-            await self._side_by_side([])
+        gaps = Gaps(blob.missing() if blob.total is not None else [(0, RANGE_BYTES)])
+        piece = gaps.take(RANGE_BYTES)
+        if piece is None:  # killed between the last byte and its name
+            await self._side_by_side()
             return
-        piece = Piece(*gaps[0])
-        connection = await self._source.connection()
+        connection = BulkConnection()
         try:
             async for attempt in attempts(piece):
                 with attempt:
@@ -168,7 +172,7 @@ class _Transfer:
             connection.close()
             raise
         connection.close()
-        await self._side_by_side(blob.missing(piece_bytes=RANGE_BYTES))
+        await self._side_by_side()
 
     async def _first(
         self,
@@ -201,31 +205,44 @@ class _Transfer:
         self._done = self._blob.done_bytes
         self._completed(self._done, facts.total)
 
-    async def _side_by_side(self, gaps: list[tuple[int, int]]) -> None:
-        pieces = iter([Piece(*gap) for gap in gaps])
+    async def _side_by_side(self) -> None:
+        gaps = Gaps(self._blob.missing())
         self._tell_done()  # of a blob that came whole, nobody has told yet
-        count = min(self._connections, len(gaps))
+        self._lead = None
         try:
             async with asyncio.TaskGroup() as group:
                 hashing = group.create_task(self._follow())
                 async with asyncio.TaskGroup() as workers:
-                    for _ in range(count):
-                        workers.create_task(self._work(pieces))
+                    self._spread(gaps, workers, self._connections)
                 self._end()
                 await hashing
         except BaseExceptionGroup as group_of:
             raise _first_of(group_of) from None
 
-    async def _work(self, pieces: Iterator[Piece]) -> None:
-        """One connection, one piece after the other."""
-        connection = await self._source.connection()
+    def _spread(self, gaps: Gaps, workers: asyncio.TaskGroup, count: int) -> None:
+        for _ in range(count):
+            workers.create_task(self._work(gaps, workers))
+
+    async def _work(self, gaps: Gaps, workers: asyncio.TaskGroup) -> None:
+        """One connection, one piece after the other, while it is needed."""
+        connection = BulkConnection()
         try:
-            for piece in pieces:
+            while self._lead in (None, connection) and (piece := gaps.take(self._length_for(connection))) is not None:
+                size_bytes, began = piece.end - piece.at, self._loop.time()
                 async for attempt in attempts(piece):
                     with attempt:
                         await self._try(connection, piece)
+                is_quick = size_bytes >= QUICK_BYTES_PER_S * (self._loop.time() - began)
+                if is_quick and self._lead is None:
+                    self._lead = connection
+                elif not is_quick and self._lead is connection:
+                    self._lead = None
+                    self._spread(gaps, workers, self._connections - 1)
         finally:
             connection.close()
+
+    def _length_for(self, connection: BulkConnection) -> int:
+        return LONG_RANGE_BYTES if connection is self._lead else RANGE_BYTES
 
     async def _try(self, connection: BulkConnection, piece: Piece) -> None:
         piece.fruitless += 1

@@ -87,10 +87,10 @@ class ResumableBlob(BlobWriter):
         with self._guard:
             return self._noted.front
 
-    def missing(self, *, piece_bytes: int) -> list[tuple[int, int]]:
-        """What is to be fetched, in order; `total` must be known."""
+    def missing(self) -> list[tuple[int, int]]:
+        """What is to be fetched, in order, half-open; `total` must be known."""
         with self._guard:
-            return list(self._noted.missing(self.total or 0, piece_bytes=piece_bytes))
+            return list(self._noted.missing(self.total or 0))
 
     def begin(self, *, total: int | None, validator: str) -> None:
         """What the source says now. What was written for another size or validator is forgotten. Raises NoSpaceError

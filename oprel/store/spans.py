@@ -38,12 +38,10 @@ class Spans:
     def size_bytes(self) -> int:
         return sum(end - first for first, end in self._spans)
 
-    def missing(self, total: int, *, piece_bytes: int) -> Iterator[tuple[int, int]]:
-        """What is missing below `total` now, in order, in pieces."""
+    def missing(self, total: int) -> Iterator[tuple[int, int]]:
+        """What is missing below `total` now, in order."""
         at = 0
         for first, end in [*self._spans, (total, total)]:
-            while at < min(first, total):
-                stop = min(at + piece_bytes, first, total)
-                yield at, stop
-                at = stop
+            if at < min(first, total):
+                yield at, min(first, total)
             at = max(at, end)

@@ -1,4 +1,10 @@
-"""What a pull of one file costs beside `curl -o`: hashed, resumable and durable against none of these."""
+"""What a pull of one file costs beside `curl -o`, which neither hashes what comes nor waits for the disk.
+
+The server is a process of its own and sends by sendfile. `free` sends as fast as it can, faster than SHA-256 runs on
+most machines, so the speed of that is told as well; `paced` sends as fast as a network of 4 Gbit/s.
+
+    python tests/bench/pull.py serve FILE RATE     the server: prints its port; RATE in MB/s, 0 as fast as it can
+"""
 
 from __future__ import annotations
 
@@ -9,10 +15,12 @@ import os
 import re
 import statistics
 import subprocess
+import sys
 import tempfile
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from functools import partial
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any
@@ -23,47 +31,91 @@ from oprel.store import Digest, Store
 
 __all__ = ["pull_against_curl"]
 
-
-class _Handler(BaseHTTPRequestHandler):
-    """One file, by sendfile."""
-
-    protocol_version = "HTTP/1.1"
-
-    def do_GET(self) -> None:
-        with self.server.path.open("rb") as handle:  # type: ignore[attr-defined]  # set below
-            size = os.fstat(handle.fileno()).st_size
-            match = re.fullmatch(r"bytes=(\d+)-(\d+)", self.headers.get("Range", ""))
-            first, last = (int(match[1]), min(int(match[2]), size - 1)) if match else (0, size - 1)
-            self.send_response(206 if match else 200)
-            self.send_header("Content-Length", str(last - first + 1))
-            self.send_header("Content-Range", f"bytes {first}-{last}/{size}")
-            self.end_headers()
-            while first <= last:
-                first += os.sendfile(self.connection.fileno(), handle.fileno(), first, min(last + 1 - first, 4 << 20))
-
-    def log_message(self, format: str, *arguments: Any) -> None:
-        """Quiet."""
+_PACED_MB_PER_S = 500
+_STEP_BYTES = 1 << 20
 
 
-def pull_against_curl(rounds: int, *, size_bytes: int = 512 << 20) -> dict[str, float]:
-    """Medians in MB/s, and the median of their ratios within a round."""
+class _Pace:
+    """What all connections may send together."""
+
+    def __init__(self, mb_per_s: int) -> None:
+        self._bytes_per_s = mb_per_s * 1e6
+        self._guard = threading.Lock()
+        self._free_at = 0.0
+
+    def wait(self, count: int) -> None:
+        if not self._bytes_per_s:
+            return
+        with self._guard:
+            now = time.monotonic()
+            self._free_at = max(self._free_at, now) + count / self._bytes_per_s
+            pause = self._free_at - now
+        time.sleep(pause)
+
+
+def _serve(path: Path, pace: _Pace) -> None:
+    class Handler(BaseHTTPRequestHandler):
+        protocol_version = "HTTP/1.1"
+
+        def do_GET(self) -> None:
+            with path.open("rb") as handle:
+                size = os.fstat(handle.fileno()).st_size
+                match = re.fullmatch(r"bytes=(\d+)-(\d+)", self.headers.get("Range", ""))
+                first, last = (int(match[1]), min(int(match[2]), size - 1)) if match else (0, size - 1)
+                self.send_response(206 if match else 200)
+                self.send_header("Content-Length", str(last - first + 1))
+                self.send_header("Content-Range", f"bytes {first}-{last}/{size}")
+                self.end_headers()
+                while first <= last:
+                    sent = os.sendfile(
+                        self.connection.fileno(), handle.fileno(), first, min(last + 1 - first, _STEP_BYTES)
+                    )
+                    first += sent
+                    pace.wait(sent)
+
+        def log_message(self, format: str, *arguments: Any) -> None:
+            """Quiet."""
+
+    server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
+    print(server.server_address[1], flush=True)
+    server.serve_forever()
+
+
+def pull_against_curl(rounds: int, *, size_bytes: int = 512 << 20) -> dict[str, object]:
+    """Medians in MB/s, and the median of the ratios within a round."""
     with tempfile.TemporaryDirectory(prefix="oprel-bench-pull-") as name:
         folder = Path(name)
         digest = _make(folder / "file", size_bytes)
-        with _serving(folder / "file") as origin:
-            curls, ours = [], []
-            for number in range(rounds):
-                began = time.perf_counter()
-                subprocess.run(["curl", "-sf", "-o", str(folder / "copy"), f"{origin}/file"], check=True)
-                curls.append(size_bytes / 1e6 / (time.perf_counter() - began))
-                began = time.perf_counter()
-                asyncio.run(_fetch(origin, folder / str(number), digest, size_bytes))
-                ours.append(size_bytes / 1e6 / (time.perf_counter() - began))
+        result: dict[str, object] = {
+            "sha256_mb_per_s": round(size_bytes / 1e6 / _timed(lambda: _hash(folder / "file")))
+        }
+        for kind, mb_per_s in (("free", 0), ("paced", _PACED_MB_PER_S)):
+            with _serving(folder / "file", mb_per_s) as origin:
+                result[kind] = _compared(origin, folder, digest, size_bytes, rounds)
+    return result
+
+
+def _compared(origin: str, folder: Path, digest: Digest, size_bytes: int, rounds: int) -> dict[str, float]:
+    curls, ours = [], []
+    for _ in range(rounds):
+        with tempfile.TemporaryDirectory(dir=folder) as name:
+            os.sync()
+            curls.append(_timed(partial(_curl, origin, Path(name))))
+            os.sync()
+            ours.append(_timed(partial(_pull, origin, Path(name), digest, size_bytes)))
     return {
-        "curl_mb_per_s": round(statistics.median(curls)),
-        "oprel_mb_per_s": round(statistics.median(ours)),
-        "ratio": round(statistics.median([own / curl for own, curl in zip(ours, curls, strict=True)]), 2),
+        "curl_mb_per_s": round(size_bytes / 1e6 / statistics.median(curls)),
+        "oprel_mb_per_s": round(size_bytes / 1e6 / statistics.median(ours)),
+        "ratio": round(statistics.median([curl / own for own, curl in zip(ours, curls, strict=True)]), 2),
     }
+
+
+def _curl(origin: str, folder: Path) -> None:
+    subprocess.run(["curl", "-sf", "-o", str(folder / "copy"), f"{origin}/file"], check=True)
+
+
+def _pull(origin: str, folder: Path, digest: Digest, size_bytes: int) -> None:
+    asyncio.run(_fetch(origin, folder, digest, size_bytes))
 
 
 async def _fetch(origin: str, folder: Path, digest: Digest, size_bytes: int) -> None:
@@ -81,23 +133,34 @@ async def _fetch(origin: str, folder: Path, digest: Digest, size_bytes: int) -> 
             blob.publish()
 
 
+def _timed(work: Callable[[], object]) -> float:
+    began = time.perf_counter()
+    work()
+    return time.perf_counter() - began
+
+
 def _make(path: Path, size_bytes: int) -> Digest:
-    digest = hashlib.sha256()
     with path.open("wb") as handle:
         for _ in range(size_bytes >> 20):
-            block = os.urandom(1 << 20)
-            handle.write(block)
-            digest.update(block)
-    return Digest(digest.hexdigest())
+            handle.write(os.urandom(1 << 20))
+    return Digest(_hash(path))
+
+
+def _hash(path: Path) -> str:
+    with path.open("rb") as handle:
+        return hashlib.file_digest(handle, "sha256").hexdigest()
 
 
 @contextlib.contextmanager
-def _serving(path: Path) -> Iterator[str]:
-    server = ThreadingHTTPServer(("127.0.0.1", 0), _Handler)
-    server.path = path  # type: ignore[attr-defined]
-    threading.Thread(target=server.serve_forever, daemon=True).start()
-    try:
-        yield f"http://127.0.0.1:{server.server_address[1]}"
-    finally:
-        server.shutdown()
-        server.server_close()
+def _serving(path: Path, mb_per_s: int) -> Iterator[str]:
+    command = [sys.executable, __file__, "serve", str(path), str(mb_per_s)]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as server:
+        try:
+            assert server.stdout is not None
+            yield f"http://127.0.0.1:{int(server.stdout.readline())}"
+        finally:
+            server.kill()
+
+
+if __name__ == "__main__" and sys.argv[1:2] == ["serve"]:
+    _serve(Path(sys.argv[2]), _Pace(int(sys.argv[3])))

@@ -10,7 +10,8 @@ one run: absolute numbers of a busy machine mean little. Nothing here passes or 
     overhead   tokens/s and time to first token through Oprel against the very same engine process asked directly
     remote     events/s and time to first token of the same engine as a remote over TCP, beside it as a local one
     vllm       tokens/s through Oprel against the very same vLLM asked directly (of OPREL_TEST_VLLM_PYTHON)
-    pull       MB/s of a pull from a local server, hashed and durable, against `curl -o`
+    pull       MB/s of a pull from a local server, hashed and durable, against `curl -o`: from a server as fast as it
+               can be, and from one as fast as a network of 4 Gbit/s
     footprint  resident memory of an idle server; `oprel --version` against `python -c pass`
 """
 

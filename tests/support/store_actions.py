@@ -161,8 +161,9 @@ def fetched(store: Store) -> tuple[ResumableBlob, int]:
     blob = store.resume_blob(str(_DIGEST))
     assert blob is not None
     blob.begin(total=len(FETCHED), validator="v1")
-    gaps = blob.missing(piece_bytes=_PIECE_BYTES)
-    for number, (first, end) in enumerate(reversed(gaps)):
+    gaps = blob.missing()
+    pieces = [(at, min(at + _PIECE_BYTES, end)) for first, end in gaps for at in range(first, end, _PIECE_BYTES)]
+    for number, (first, end) in enumerate(reversed(pieces)):
         _write(blob, first, end)
         if number % 2:
             blob.checkpoint()

@@ -6,6 +6,7 @@ import asyncio
 import hashlib
 import os
 import random
+import time
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -69,6 +70,54 @@ def test_a_file_comes_in_ranges_and_leaves_no_partial(server: FileServer, store:
     assert told[-1] == (SIZE, SIZE)
     assert [done for done, _ in told] == sorted(done for done, _ in told)
     assert leftovers(store) == []
+
+
+def lengths(server: FileServer) -> list[int]:
+    """Of the ranges that were asked for, in order."""
+    spans = [headers["range"].removeprefix("bytes=").split("-") for _, headers in server.requests]
+    return [int(last) + 1 - int(first) for first, last in spans]
+
+
+def test_a_server_that_is_quick_is_asked_for_long_ranges_by_one_connection(
+    server: FileServer, store: Store, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(transfer, "RANGE_BYTES", 1 << 20)
+    monkeypatch.setattr(transfer, "QUICK_BYTES_PER_S", 0)
+    assert fetch(server, store) == DATA
+    assert lengths(server) == [1 << 20] * 4 + [SIZE - (4 << 20)]
+
+
+def test_a_server_that_is_slow_is_asked_for_short_ranges(
+    server: FileServer, store: Store, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(transfer, "RANGE_BYTES", 1 << 20)
+    monkeypatch.setattr(transfer, "QUICK_BYTES_PER_S", 1e15)
+    assert fetch(server, store) == DATA
+    assert lengths(server) == [1 << 20] * 9 + [SIZE - (9 << 20)]
+
+
+def test_a_server_that_gets_slow_is_asked_by_several_connections_again(
+    server: FileServer, store: Store, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(transfer, "RANGE_BYTES", 1 << 20)
+    monkeypatch.setattr(transfer, "LONG_RANGE_BYTES", 2 << 20)
+    monkeypatch.setattr(transfer, "QUICK_BYTES_PER_S", 4e6)
+
+    def slow(handler: FileHandler) -> bool:
+        if len(server.requests) == 5:  # the first long one
+            time.sleep(1)
+        return False
+
+    server.specials.append(slow)
+    assert fetch(server, store) == DATA
+    assert lengths(server)[:8] == [1 << 20] * 4 + [2 << 20] + [1 << 20] * 3
+
+
+def test_plain_http_waits_for_no_certificates(
+    server: FileServer, store: Store, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("oprel.net.outside._tls", lambda ca_file: pytest.fail("certificates were read"))
+    assert fetch(server, store) == DATA
 
 
 def test_what_was_hashed_on_the_way_need_not_be_read_before_it_is_loaded(server: FileServer, store: Store) -> None:
