@@ -32,9 +32,10 @@ class TopLogprob(Struct, frozen=True, gc=False):
     bytes: tuple[int, ...]
 
 
-class TokenLogprob(Struct, frozen=True):
+class TokenLogprob(Struct, frozen=True, gc=False, rename={"top": "top_logprobs"}):
     """Natural logarithm, ≤ 0; `bytes` are the token's own UTF-8 bytes (a token may be part of a code point);
-    `top` is sorted, likeliest first."""
+    `top` is sorted, likeliest first. In JSON it has the names of OpenAI's API, so that it goes from an engine's
+    answer to ours as it is."""
 
     token: str
     logprob: float
@@ -42,7 +43,7 @@ class TokenLogprob(Struct, frozen=True):
     top: tuple[TopLogprob, ...] = ()
 
 
-class Text(Struct, frozen=True, tag="text"):
+class Text(Struct, frozen=True, tag="text", gc=False):
     """`index` is the choice; `text` is whole code points, and may be empty when only logprobs are told."""
 
     text: str

@@ -16,7 +16,7 @@ from msgspec import Struct
 
 from oprel.dialects.ollama.durations import created_at
 from oprel.dialects.ollama.gojson import dumps, escaped
-from oprel.schema import Event, Finish, Text, TokenLogprob, ToolCallDelta, TopLogprob, events
+from oprel.schema import Event, Finish, Text, TokenLogprob, ToolCallDelta, events
 
 __all__ = ["CHAT", "GENERATE", "Collected", "DebugInfo", "Final", "Lines", "Metrics", "Shape", "ToolCallOut"]
 
@@ -68,7 +68,7 @@ class LogprobOut(Struct, frozen=True, omit_defaults=True):
     token: str
     logprob: float
     bytes: Sequence[int] = ()
-    top_logprobs: Sequence[LogprobOut | TopLogprob] = ()
+    top_logprobs: Sequence[LogprobOut] = ()
 
 
 class Metrics(Struct, frozen=True, kw_only=True):
@@ -102,7 +102,7 @@ class Final(Struct, frozen=True, kw_only=True):
     metrics: Metrics = Metrics()
     tool_calls: Sequence[ToolCallOut] = ()
     debug: DebugInfo | None = None
-    logprobs: Sequence[LogprobOut] = ()
+    logprobs: Sequence[LogprobOut | TokenLogprob] = ()
     warnings: Sequence[events.Warning] = ()
 
     def encode(self, shape: Shape) -> bytes:
@@ -165,7 +165,7 @@ class GenerateOut(Struct, frozen=True, kw_only=True, omit_defaults=True):
     eval_duration: int = 0
     tool_calls: Sequence[ToolCallOut] = ()
     debug_info: DebugInfo | None = msgspec.field(default=None, name="_debug_info")
-    logprobs: Sequence[LogprobOut] = ()
+    logprobs: Sequence[LogprobOut | TokenLogprob] = ()
     oprel: Told | None = None
 
 
@@ -183,7 +183,7 @@ class ChatOut(Struct, frozen=True, kw_only=True, omit_defaults=True):
     done: bool
     done_reason: str = ""
     debug_info: DebugInfo | None = msgspec.field(default=None, name="_debug_info")
-    logprobs: Sequence[LogprobOut] = ()
+    logprobs: Sequence[LogprobOut | TokenLogprob] = ()
     total_duration: int = 0
     load_duration: int = 0
     prompt_eval_count: int = 0
@@ -311,7 +311,7 @@ class Collected:
         self.calls = ToolCalls()
         self.text: list[str] = []
         self.thinking: list[str] = []
-        self.logprobs: list[LogprobOut] = []
+        self.logprobs: list[LogprobOut | TokenLogprob] = []
         self.warnings: list[events.Warning] = []
         self._hide_thinking = hide_thinking
 
@@ -332,21 +332,20 @@ class Collected:
                     return
 
 
-def logprobs_out(given: Iterable[TokenLogprob]) -> list[LogprobOut]:
-    return [
-        LogprobOut(
-            token.token,
-            min(0.0, token.logprob),
-            token.bytes,
-            _tops_out(token.top),
-        )
-        for token in given
-    ]
-
-
-def _tops_out(tops: tuple[TopLogprob, ...]) -> Sequence[LogprobOut | TopLogprob]:
+def logprobs_out(given: Iterable[TokenLogprob]) -> list[LogprobOut | TokenLogprob]:
     """Ours are written as Ollama writes them, where none is above 0 or without bytes: nothing is copied then."""
-    for top in tops:
+    return [token if _is_as_ollama_writes(token) else _logprob_out(token) for token in given]
+
+
+def _is_as_ollama_writes(token: TokenLogprob) -> bool:
+    if token.logprob > 0.0 or not token.bytes or not token.top:
+        return False
+    for top in token.top:  # noqa: SIM110 - for every token: a generator takes twice as long
         if top.logprob > 0.0 or not top.bytes:
-            return tuple(LogprobOut(top.token, min(0.0, top.logprob), top.bytes) for top in tops)
-    return tops
+            return False
+    return True
+
+
+def _logprob_out(token: TokenLogprob) -> LogprobOut:
+    tops = tuple([LogprobOut(top.token, min(0.0, top.logprob), top.bytes) for top in token.top])
+    return LogprobOut(token.token, min(0.0, token.logprob), token.bytes, tops)

@@ -25,7 +25,6 @@ from oprel.dialects.openai.wire import (
     FunctionCall,
     FunctionPiece,
     LegacyLogprobs,
-    LogprobEntry,
     PromptDetails,
     ToolCallAnswer,
     ToolCallPiece,
@@ -42,7 +41,6 @@ __all__ = [
     "chat_answer",
     "completion_answer",
     "label",
-    "logprob_entries",
 ]
 
 _encode = msgspec.json.Encoder().encode
@@ -119,7 +117,7 @@ def chat_answer(events: Iterable[Event], label: Label, *, choices: int, has_logp
             ChatChoice(
                 index=index,
                 message=_message(choice),
-                logprobs=ChoiceLogprobs(logprob_entries(choice.logprobs)) if has_logprobs else None,
+                logprobs=ChoiceLogprobs(choice.logprobs) if has_logprobs else None,
                 finish_reason=_reason(reason, has_calls=bool(choice.calls)),
             )
             for index, (choice, reason) in enumerate(zip(collected, finish.reasons, strict=True))
@@ -162,10 +160,6 @@ def completion_answer(
         usage=_usage(finish.usage),
     )
     return _encode(answer)
-
-
-def logprob_entries(logprobs: Iterable[TokenLogprob]) -> list[LogprobEntry]:
-    return [LogprobEntry(entry.token, entry.logprob, entry.bytes, entry.top) for entry in logprobs]
 
 
 def _legacy(logprobs: Iterable[TokenLogprob], top: int, offset: int) -> LegacyLogprobs:
@@ -250,7 +244,7 @@ class ChatStream:
         return b"".join(parts)
 
     def _text_with_logprobs(self, event: Text, logprobs: tuple[TokenLogprob, ...]) -> bytes:
-        told = _encode(logprob_entries(logprobs))
+        told = _encode(logprobs)
         middle = b'},"logprobs":{"content":%s,"refusal":null},"finish_reason":null}' % told
         return self._texts[event.index] + _encode(event.text) + middle + self._end
 

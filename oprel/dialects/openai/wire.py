@@ -6,12 +6,13 @@ which fields are honoured, are in `rules`.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 from msgspec import UNSET, Struct, UnsetType
 
 from oprel.dialects.rules import Record
-from oprel.schema import TopLogprob
+from oprel.schema import TokenLogprob
 
 __all__ = [
     "AnswerMessage",
@@ -37,7 +38,6 @@ __all__ = [
     "FunctionSpec",
     "ImageContent",
     "LegacyLogprobs",
-    "LogprobEntry",
     "MessageBody",
     "ModelEntry",
     "ModelList",
@@ -325,15 +325,8 @@ class UsageBody(Struct):
     completion_tokens_details: CompletionDetails
 
 
-class LogprobEntry(Struct):
-    token: str
-    logprob: float
-    bytes: tuple[int, ...]
-    top_logprobs: tuple[TopLogprob, ...]
-
-
 class ChoiceLogprobs(Struct):
-    content: list[LogprobEntry]
+    content: Sequence[TokenLogprob]
     refusal: None = None
 
 

@@ -58,8 +58,8 @@ _REASONS: dict[str, FinishReason] = {
 }
 _UNDECODABLE = (msgspec.DecodeError, UnicodeDecodeError, RecursionError)
 
-AnyChat = ChatChunk[TopRow] | ChatChunk[TopLogprob]
-Rows = tuple[TokenRow[TopRow], ...] | tuple[TokenRow[TopLogprob], ...]
+AnyChat = ChatChunk[TokenRow] | ChatChunk[TokenLogprob]
+Rows = tuple[TokenRow, ...] | tuple[TokenLogprob, ...]
 ChunkT = TypeVar("ChunkT", AnyChat, NativeChunk)
 
 
@@ -221,7 +221,9 @@ class AnswerReader(ABC, Generic[ChunkT]):
         return Timings(_seconds(timings.prompt_ms), _seconds(timings.predicted_ms))
 
     def _logprobs(self, rows: Rows) -> tuple[TokenLogprob, ...]:
-        return tuple([_logprob(row, keep_top=self._keep_top) for row in rows])
+        """Of those without gaps nothing is copied, where they are as they should be."""
+        keep = self._keep_top
+        return rows if _are_whole(rows, keep) else tuple([_logprob(row, keep) for row in rows])
 
     def _garbage(self, data: bytes, why: str) -> EngineFailedError:
         return self._failures.nonsense(data, why)
@@ -240,8 +242,8 @@ class AnswerReader(ABC, Generic[ChunkT]):
 
 
 # What has gaps in its logprobs is no such list, and is taken event by event.
-_CHAT_MANY = msgspec.json.Decoder(list[ChatChunk[TopLogprob]])
-_CHAT_ONE = msgspec.json.Decoder(ChatChunk[TopRow])
+_CHAT_MANY = msgspec.json.Decoder(list[ChatChunk[TokenLogprob]])
+_CHAT_ONE = msgspec.json.Decoder(ChatChunk[TokenRow])
 
 
 class ChatReader(AnswerReader[AnyChat]):
@@ -258,7 +260,7 @@ class ChatReader(AnswerReader[AnyChat]):
         return _CHAT_ONE.decode(payload)
 
     def _convert(self, value: Any) -> AnyChat:
-        return msgspec.convert(value, ChatChunk[TopRow])
+        return msgspec.convert(value, ChatChunk[TokenRow])
 
     def _read_all(self, chunks: Sequence[AnyChat], out: list[Event]) -> None:
         append = out.append
@@ -311,7 +313,7 @@ class ChatReader(AnswerReader[AnyChat]):
         if self._reason is not None and self._usage is not None:
             self._finish_known(out)
 
-    def _read_choice(self, choice: Choice[TopRow] | Choice[TopLogprob], out: list[Event]) -> None:
+    def _read_choice(self, choice: Choice[TokenRow] | Choice[TokenLogprob], out: list[Event]) -> None:
         delta = choice.delta
         thought = delta.reasoning_content or delta.reasoning
         if thought and (thinking := self._whole("thinking", thought)):
@@ -401,49 +403,43 @@ def _seconds(milliseconds: float | None) -> float | None:
     return None if milliseconds is None else milliseconds / 1000.0
 
 
-def _logprob(row: TokenRow[TopRow] | TokenRow[TopLogprob], *, keep_top: int | None) -> TokenLogprob:
-    token, told = row.token, row.bytes
-    return TokenLogprob(
-        token if token.isascii() else without_surrogates(token),
-        _UNLIKELY if row.logprob is None else row.logprob,
-        _token_bytes(token, told) if told is None else told,
-        _likeliest(row.top_logprobs, keep_top) if row.top_logprobs and keep_top != 0 else (),
-    )
+def _are_whole(rows: Rows, keep: int | None) -> TypeGuard[tuple[TokenLogprob, ...]]:
+    """All is told, in order, and no more than is kept."""
+    for row in rows:
+        if type(row) is not TokenLogprob or (keep is not None and len(row.top) > keep):
+            return False
+        previous = math.inf
+        for top in row.top:
+            if top.logprob > previous:
+                return False
+            previous = top.logprob
+    return True
 
 
-def _likeliest(rows: tuple[TopRow, ...] | tuple[TopLogprob, ...], keep: int | None) -> tuple[TopLogprob, ...]:
-    """Of those without gaps nothing is copied, where they are as they should be."""
-    whole = rows if _are_whole(rows) else tuple([_filled(row) for row in rows])
-    previous = math.inf
-    for row in whole:
-        if row.logprob > previous:
-            # vLLM puts the token that was chosen first, likely or not.
-            whole = tuple(sorted(whole, key=_likeliness, reverse=True))
-            break
-        previous = row.logprob
-    return whole if keep is None or len(whole) <= keep else whole[:keep]
+def _logprob(row: TokenRow | TokenLogprob, keep: int | None) -> TokenLogprob:
+    if isinstance(row, TokenLogprob):
+        return TokenLogprob(row.token, row.logprob, row.bytes, _likeliest(row.top, keep))
+    tops = tuple([TopLogprob(*_filled(top)) for top in row.top_logprobs])
+    return TokenLogprob(*_filled(row), _likeliest(tops, keep))
 
 
-def _are_whole(rows: tuple[TopRow, ...] | tuple[TopLogprob, ...]) -> TypeGuard[tuple[TopLogprob, ...]]:
-    """Rows are decoded together, so that they are all of one kind."""
-    return type(rows[0]) is TopLogprob
+def _likeliest(tops: tuple[TopLogprob, ...], keep: int | None) -> tuple[TopLogprob, ...]:
+    """vLLM puts the token that was chosen first, likely or not."""
+    return tuple(sorted(tops, key=_likeliness, reverse=True)[:keep])
 
 
-def _filled(row: TopRow | TopLogprob) -> TopLogprob:
-    return TopLogprob(
-        without_surrogates(row.token),
-        _UNLIKELY if row.logprob is None else row.logprob,
-        _token_bytes(row.token, row.bytes),
-    )
+def _filled(row: TokenRow | TopRow) -> tuple[str, float, tuple[int, ...]]:
+    told = row.bytes if row.bytes is not None else tuple(row.token.encode("utf-8", "replace"))
+    return without_surrogates(row.token), _UNLIKELY if row.logprob is None else row.logprob, told
 
 
-def _rows(logprobs: ChoiceLogprobs[TopRow] | ChoiceLogprobs[TopLogprob]) -> Rows | None:
+def _rows(logprobs: ChoiceLogprobs[TokenRow] | ChoiceLogprobs[TokenLogprob]) -> Rows | None:
     """In chat's shape, whichever it came in."""
     if logprobs.content is not None or logprobs.tokens is None:
         return logprobs.content
     told, tops = logprobs.token_logprobs or (), logprobs.top_logprobs or ()
     return tuple(
-        TokenRow[TopRow](
+        TokenRow(
             token,
             told[at] if at < len(told) else None,
             None,
@@ -459,7 +455,3 @@ def _top_rows(top: dict[str, float | None] | None) -> tuple[TopRow, ...]:
 
 def _likeliness(row: TopLogprob) -> float:
     return row.logprob
-
-
-def _token_bytes(token: str, told: tuple[int, ...] | None) -> tuple[int, ...]:
-    return told if told is not None else tuple(token.encode("utf-8", "replace"))

@@ -1,7 +1,7 @@
 """The JSON that engines stream, as typed structs with only the fields that are used.
 
-`TopT` is what an entry of `top_logprobs` becomes: a `TopLogprob` where all of it is told, which is passed on as it is
-(five of them, say, come with every token), else a `TopRow` with gaps.
+`RowT` is what a token with its logprobs becomes: a `TokenLogprob` where all of it is told, which is passed on as it is,
+else a `TokenRow` with gaps.
 """
 
 from __future__ import annotations
@@ -10,7 +10,7 @@ from typing import Generic, TypeVar
 
 from msgspec import Struct
 
-from oprel.schema import TopLogprob
+from oprel.schema import TokenLogprob
 
 __all__ = [
     "ChatChunk",
@@ -39,22 +39,22 @@ class TopRow(Struct, gc=False):
     bytes: tuple[int, ...] | None = None
 
 
-TopT = TypeVar("TopT", TopRow, TopLogprob)
-
-
-class TokenRow(Struct, Generic[TopT]):
+class TokenRow(Struct, gc=False):
     """`logprob` null is minus infinity, which JSON can't say."""
 
     token: str
     logprob: float | None = None
     bytes: tuple[int, ...] | None = None
-    top_logprobs: tuple[TopT, ...] = ()
+    top_logprobs: tuple[TopRow, ...] = ()
 
 
-class ChoiceLogprobs(Struct, Generic[TopT]):
+RowT = TypeVar("RowT", TokenRow, TokenLogprob)
+
+
+class ChoiceLogprobs(Struct, Generic[RowT], gc=False):
     """`content` is chat's shape; the others are legacy completions', a list for each (OpenAI tells no bytes there)."""
 
-    content: tuple[TokenRow[TopT], ...] | None = None
+    content: tuple[RowT, ...] | None = None
     tokens: tuple[str, ...] | None = None
     token_logprobs: tuple[float | None, ...] | None = None
     top_logprobs: tuple[dict[str, float | None] | None, ...] | None = None
@@ -83,12 +83,12 @@ class Delta(Struct, frozen=True, gc=False):
 _EMPTY_DELTA = Delta()
 
 
-class Choice(Struct, Generic[TopT], gc=False):
+class Choice(Struct, Generic[RowT], gc=False):
     """`delta` in chat, `text` in completions. `stop_reason`: vLLM's word for the stop string (or the token's id)."""
 
     delta: Delta = _EMPTY_DELTA
     finish_reason: str | None = None
-    logprobs: ChoiceLogprobs[TopT] | None = None
+    logprobs: ChoiceLogprobs[RowT] | None = None
     text: str | None = None
     stop_reason: int | str | None = None
 
@@ -157,10 +157,10 @@ class Verbose(Struct, gc=False):
     stopping_word: str | None = None
 
 
-class ChatChunk(Struct, Generic[TopT], gc=False, rename={"verbose": "__verbose"}):
+class ChatChunk(Struct, Generic[RowT], gc=False, rename={"verbose": "__verbose"}):
     """A chunk of `/v1/chat/completions` or `/v1/completions`."""
 
-    choices: tuple[Choice[TopT], ...] | None = None
+    choices: tuple[Choice[RowT], ...] | None = None
     usage: WireUsage | None = None
     timings: WireTimings | None = None
     prompt_progress: PromptProgress | None = None
@@ -179,7 +179,7 @@ class NativeChunk(Struct, gc=False):
     tokens_predicted: int = 0
     tokens_evaluated: int = 0
     timings: WireTimings | None = None
-    completion_probabilities: tuple[TokenRow[TopRow], ...] | None = None
+    completion_probabilities: tuple[TokenRow, ...] | None = None
     prompt_progress: PromptProgress | None = None
     error: WireError | str | None = None
 

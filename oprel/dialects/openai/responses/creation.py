@@ -253,7 +253,6 @@ async def _keep(turn: _Turn) -> None:
     kept = Kept(
         response=msgspec.Raw(_encode(turn.answer)),
         input=[_with_id(item, turn.ids) for item in turn.items],
-        output=[msgspec.to_builtins(item) for item in turn.output.items],
         previous=turn.body.previous_response_id,
     )
     await turn.store.put(turn.ids.response, kept)

@@ -63,8 +63,16 @@ class Kept(Struct, frozen=True):
 
     response: msgspec.Raw
     input: list[RawItem]
-    output: list[RawItem]
     previous: str | None = None
+
+    @property
+    def items(self) -> list[RawItem]:
+        """What was said: the input, and then the response's output."""
+        return [*self.input, *msgspec.json.decode(self.response, type=_Answered).output]
+
+
+class _Answered(Struct):
+    output: list[RawItem]
 
 
 class ResponseStore:
@@ -108,7 +116,7 @@ class ResponseStore:
         found = _ITEM.fullmatch(item_id)
         if found is not None:
             kept = await self.get(f"resp_{found[1]}", param=param)
-            for item in (*kept.input, *kept.output):
+            for item in kept.items:
                 if item.get("id") == item_id:
                     return item
         raise UnknownResponseError(f"no item with the id {item_id[:80]!r} is kept here", param=param)
@@ -163,7 +171,7 @@ class ResponseStore:
             kept = self._get(current, param)
             chain.append(kept)
             current = kept.previous
-        return [item for kept in reversed(chain) for item in (*kept.input, *kept.output)]
+        return [item for kept in reversed(chain) for item in kept.items]
 
     def _opened(self) -> dict[str, _Entry]:
         """What is there, the longest unused first."""

@@ -17,8 +17,9 @@ from __future__ import annotations
 from typing import Any
 
 import msgspec
+from msgspec import Raw, Struct
 
-from oprel.dialects.openai.answers import call_id, logprob_entries
+from oprel.dialects.openai.answers import call_id
 from oprel.dialects.openai.responses.items import opaque_thinking
 from oprel.dialects.openai.responses.keeping import Ids
 from oprel.dialects.openai.responses.wire import (
@@ -30,7 +31,6 @@ from oprel.dialects.openai.responses.wire import (
     ReasoningText,
     SummaryText,
 )
-from oprel.dialects.openai.wire import LogprobEntry
 from oprel.schema import Event, Finish, Text, TokenLogprob, ToolCallDelta
 from oprel.schema.events import Thinking
 
@@ -155,12 +155,29 @@ class _Opened:
         return b'event: %s\ndata: %s,"sequence_number":' % (type_.encode(), body[:-1])
 
 
+class _BriefTop(Struct, gc=False):
+    token: str
+    logprob: float
+
+
+class _Brief(Struct, gc=False):
+    """A token with its logprobs as events tell it."""
+
+    token: str
+    logprob: float
+    top_logprobs: list[_BriefTop]
+
+
 class _OpenText(_Opened):
+    """Logprobs are written as they come, and once more at the end for the four events that tell all of them."""
+
     def __init__(self, output: Output, index: int, item_id: str) -> None:
         super().__init__(output, index)
-        self._part = OutputText("output_text", "", [], [])
+        self._part = OutputText("output_text", "", [], Raw(b"[]"))
         self.item: OutputMessage = OutputMessage("message", item_id, "in_progress", "assistant", [])
         self._pieces: list[str] = []
+        self._logprobs: list[TokenLogprob] = []
+        self._brief: list[bytes] = []
         self._opening = self._delta_opening("response.output_text.delta", content_index=0)
 
     def begin(self) -> None:
@@ -169,18 +186,20 @@ class _OpenText(_Opened):
 
     def add(self, text: str, logprobs: tuple[TokenLogprob, ...]) -> None:
         self._pieces.append(text)
-        self._part.logprobs += logprob_entries(logprobs)
+        self._logprobs += logprobs
         if self._writer is None:
             return
-        told = b',"logprobs":%s}\n\n' % _encode(_brief(logprobs)) if logprobs else b',"logprobs":[]}\n\n'
-        self._writer.add_delta(self._opening, text, told)
+        brief = b",".join([_encode(_without_bytes(entry)) for entry in logprobs])
+        if brief:
+            self._brief.append(brief)
+        self._writer.add_delta(self._opening, text, b',"logprobs":[%s]}\n\n' % brief)
 
     def end(self, *, is_whole: bool) -> None:
-        self._part.text = "".join(self._pieces)
+        self._part.text, self._part.logprobs = "".join(self._pieces), Raw(_encode(self._logprobs))
         self.item.content = [self._part]
         self.item.status = "completed" if is_whole else "incomplete"
         if self._writer is not None:
-            brief = [_without_bytes(entry) for entry in self._part.logprobs]
+            brief = Raw(b"[%s]" % b",".join(self._brief))
             self._write("response.output_text.done", content_index=0, text=self._part.text, logprobs=brief)
             self._write("response.content_part.done", content_index=0, part=self._part)
             self._write_item("response.output_item.done")
@@ -248,15 +267,5 @@ class _OpenCall(_Opened):
         self._write_item("response.output_item.done")
 
 
-def _brief(logprobs: tuple[TokenLogprob, ...]) -> list[dict[str, Any]]:
-    return [_without_bytes(entry) for entry in logprobs]
-
-
-def _without_bytes(entry: TokenLogprob | LogprobEntry) -> dict[str, Any]:
-    """As events tell it."""
-    top = entry.top if isinstance(entry, TokenLogprob) else entry.top_logprobs
-    return {
-        "token": entry.token,
-        "logprob": entry.logprob,
-        "top_logprobs": [{"token": other.token, "logprob": other.logprob} for other in top],
-    }
+def _without_bytes(entry: TokenLogprob) -> _Brief:
+    return _Brief(entry.token, entry.logprob, [_BriefTop(other.token, other.logprob) for other in entry.top])

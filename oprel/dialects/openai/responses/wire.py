@@ -4,9 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from msgspec import UNSET, Struct, UnsetType
-
-from oprel.dialects.openai.wire import LogprobEntry
+from msgspec import UNSET, Raw, Struct, UnsetType
 
 __all__ = [
     "CallItem",
@@ -223,7 +221,7 @@ class OutputText(Struct):
     type: str
     text: str
     annotations: list[Any]
-    logprobs: list[LogprobEntry]
+    logprobs: Raw  # a list of `TokenLogprob`
 
 
 class OutputMessage(Struct):

@@ -25,7 +25,8 @@ class Time:
 
 def kept(text: str = "x", previous: str | None = None) -> Kept:
     item = {"type": "message", "role": "user", "content": text, "id": f"msg_{text}"}
-    return Kept(msgspec.Raw(b"{}"), [item], [{**item, "role": "assistant"}], previous)
+    response = msgspec.json.encode({"output": [{**item, "role": "assistant"}]})
+    return Kept(msgspec.Raw(response), [item], previous)
 
 
 def fill(store: ResponseStore, count: int) -> list[str]:
