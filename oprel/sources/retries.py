@@ -37,11 +37,11 @@ class Progress(Protocol):
     fruitless: int
 
 
-def attempts(work: Progress | None = None) -> AsyncRetrying:
-    """Tries of what may succeed another time, with a wait between them: ATTEMPTS of them; or, of `work` that gets on,
-    until so many in a row were fruitless. After the last one, what that raised."""
+def attempts(work: Progress | None = None, *, tries: int = ATTEMPTS) -> AsyncRetrying:
+    """Tries of what may succeed another time, with a wait between them: so many; or, of `work` that gets on, until so
+    many in a row were fruitless. After the last one, what that raised."""
     return AsyncRetrying(
-        stop=lambda state: (state.attempt_number if work is None else work.fruitless) >= ATTEMPTS,
+        stop=lambda state: (state.attempt_number if work is None else work.fruitless) >= tries,
         wait=lambda state: wait_before_retry(state),
         retry=retry_if_exception_type(TransientSourceError),
         sleep=lambda seconds: pause(seconds),
@@ -49,9 +49,9 @@ def attempts(work: Progress | None = None) -> AsyncRetrying:
     )
 
 
-async def retried(work: Callable[[], Awaitable[T]]) -> T:
+async def retried(work: Callable[[], Awaitable[T]], *, tries: int = ATTEMPTS) -> T:
     """What `work` gives; after the last try, what that raised."""
-    async for attempt in attempts():
+    async for attempt in attempts(tries=tries):
         with attempt:
             return await work()
     raise AssertionError("the last try returns or raises")

@@ -119,8 +119,8 @@ async def search(client: OutsideClient, access: HubAccess, query: str, *, limit:
     """Repositories that hold GGUF files and are called like that, the most downloaded first."""
     asked = urlencode({"search": query[:200], "filter": "gguf", "sort": "downloads", "direction": -1, "limit": limit})
     url = f"{access.endpoint}/api/models?{asked}"
-    with told(access, query):
-        answer = await retried(lambda: client.read(url, max_bytes=MAX_ANSWER_BYTES, headers=access.headers))
+    with told(access, query):  # somebody waits for it
+        answer = await retried(lambda: client.read(url, max_bytes=MAX_ANSWER_BYTES, headers=access.headers), tries=2)
     try:
         entries = msgspec.json.decode(answer.data, type=list[dict[str, Any]])
     except (msgspec.MsgspecError, RecursionError, ValueError) as problem:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 from support.hub import HubServer, running_hub
@@ -72,3 +73,24 @@ def test_names_that_are_none_are_left_out(hub: HubServer, tmp_path: Path) -> Non
         [{"id": "../x"}, {"id": "a/b\x1b[31m"}, {"id": 3}, {}, {"id": "a/b", "downloads": "many", "tags": 3}]
     )
     assert search(hub, "x", tmp_path) == (SearchHit("a/b"),)
+
+
+@pytest.mark.parametrize(("failures", "asked"), [(1, 2), (9, 2)])
+def test_a_search_asks_twice_for_somebody_waits_for_it(
+    hub: HubServer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, failures: int, asked: int
+) -> None:
+    monkeypatch.setattr("oprel.sources.retries.wait_before_retry", lambda state: 0.01)
+    answers = iter([503] * failures)
+    requests: list[int] = []
+
+    def busy(handler: Any) -> None:
+        requests.append(next(answers, 200))
+        handler.answer(requests[-1], b"[]")
+
+    hub.special["/api/models"] = busy
+    if failures < asked:
+        assert search(hub, "x", tmp_path) == ()
+    else:
+        with pytest.raises(SourceError, match="status 503"):
+            search(hub, "x", tmp_path)
+    assert len(requests) == asked
