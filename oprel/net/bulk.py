@@ -22,10 +22,7 @@ from oprel.errors import SourceError
 from oprel.net.addresses import default_port, origin_of, shown_url
 from oprel.net.outside import CONNECT_LIMIT_S, STALL_LIMIT_S, Hop, TransientSourceError
 
-__all__ = ["MAX_WINDOW_BYTES", "BulkAnswer", "BulkConnection"]
-
-MAX_WINDOW_BYTES = 4 << 20
-"""What may have arrived at a connection and wasn't read yet, where the system lets that be said."""
+__all__ = ["BulkAnswer", "BulkConnection"]
 
 
 class BulkAnswer(Protocol):
@@ -100,8 +97,6 @@ class BulkConnection:
             plain.close()
             raise
         wrapped.settimeout(STALL_LIMIT_S)
-        if hasattr(socket, "TCP_WINDOW_CLAMP"):  # Linux lets it grow to what a killed process must not lose
-            wrapped.setsockopt(socket.IPPROTO_TCP, socket.TCP_WINDOW_CLAMP, MAX_WINDOW_BYTES)
         self._keep(wrapped)
         self._direct = http.client.HTTPConnection(url.host, port)
         self._direct.sock = wrapped

@@ -20,13 +20,13 @@ costs one read; `blob.forget()` removes one that turned out to be of no use.
 | `resume` | what names the file across processes: the digest unless given; with neither, no resume |
 
 A file that is here already is the caller's to notice (`store.has_blob`). Three connections ask for ranges of 4 MiB
-each; where one alone is quick, as from a server in the house, the others end and it asks for long ranges, which cost
-less. So no more than 12 MiB are on the way and not noted at any time. A redirect is followed once; later ranges go
-straight to where it led, until that refuses. The file's ETag makes ranges safe (`If-Range`): a changed file is begun
-again, and so is one whose server can't give ranges, which then comes in one stream. Six tries without a byte of
-progress, with Retry-After and back-off, end it. Raises SourceError, TransientSourceError, NoSpaceError, StoreError; the
-partial file stays, except after a wrong digest, on a full disk, and where nothing came. What is declared must fit on
-the disk before anything is asked for.
+each; where one alone is quick, as from a server in the house, the others end and it asks for as much as all of them,
+which costs less. So no more than 12 MiB are on the way and not noted at any time. A redirect is followed once; later
+ranges go straight to where it led, until that refuses. The file's ETag makes ranges safe (`If-Range`): a changed file
+is begun again, and so is one whose server can't give ranges, which then comes in one stream. Six tries without a byte
+of progress, with Retry-After and back-off, end it. Raises SourceError, TransientSourceError, NoSpaceError, StoreError;
+the partial file stays, except after a wrong digest, on a full disk, and where nothing came. What is declared must fit
+on the disk before anything is asked for.
 """
 
 from __future__ import annotations
@@ -49,9 +49,7 @@ __all__ = ["CONNECTIONS", "RANGE_BYTES", "Renew", "fetch_blob"]
 
 CONNECTIONS = 3
 RANGE_BYTES = 4 << 20
-LONG_RANGE_BYTES = 64 << 20
 QUICK_BYTES_PER_S = 100e6
-BLOCK_BYTES = 512 << 10
 SYNC_BYTES = 64 << 20
 MAX_CHANGES = 3
 
@@ -125,6 +123,7 @@ class _Transfer:
         self._is_over = False
         self._done = 0
         self._lead: BulkConnection | None = None  # so quick that it needs no other
+        self._at_work = 0
 
     async def __aenter__(self) -> _Transfer:
         return self
@@ -226,8 +225,9 @@ class _Transfer:
     async def _work(self, gaps: Gaps, workers: asyncio.TaskGroup) -> None:
         """One connection, one piece after the other, while it is needed."""
         connection = BulkConnection()
+        self._at_work += 1
         try:
-            while self._lead in (None, connection) and (piece := gaps.take(self._length_for(connection))) is not None:
+            while self._lead in (None, connection) and (piece := gaps.take(self._length())) is not None:
                 size_bytes, began = piece.end - piece.at, self._loop.time()
                 async for attempt in attempts(piece):
                     with attempt:
@@ -239,10 +239,13 @@ class _Transfer:
                     self._lead = None
                     self._spread(gaps, workers, self._connections - 1)
         finally:
+            self._at_work -= 1
             connection.close()
 
-    def _length_for(self, connection: BulkConnection) -> int:
-        return LONG_RANGE_BYTES if connection is self._lead else RANGE_BYTES
+    def _length(self) -> int:
+        """Of the next range: with those of the other connections it comes to the same."""
+        is_alone = self._lead is not None and self._at_work == 1
+        return self._connections * RANGE_BYTES if is_alone else RANGE_BYTES
 
     async def _try(self, connection: BulkConnection, piece: Piece) -> None:
         piece.fruitless += 1
@@ -265,13 +268,13 @@ class _Transfer:
 
     def _receive(self, answer: BulkAnswer, piece: Piece, stop: StopFlag) -> None:
         """In a thread."""
-        block = memoryview(bytearray(min(BLOCK_BYTES, piece.end - piece.at)))
         while piece.at < piece.end:
             stop.check()
+            block = self._blob.room()
             count = answer.read_into(block[: piece.end - piece.at])
             if not count:
                 raise TransientSourceError(f"{shown_url(answer.url)} ended before the range did.")
-            self._blob.write_at(piece.at, block[:count])
+            self._blob.write_at(piece.at, block, count)
             piece.at += count
             piece.fruitless = 0
             self._tell()
@@ -315,14 +318,17 @@ class _Transfer:
 
     def _receive_all(self, answer: BulkAnswer, total: int | None, max_bytes: int, stop: StopFlag) -> None:
         """In a thread."""
-        block = memoryview(bytearray(BLOCK_BYTES))
         at, limit = 0, max_bytes if total is None else total
-        while count := answer.read_into(block[: limit + 1 - at]):  # one more than it may be, to see that it ends
+        while True:
+            block = self._blob.room()
+            count = answer.read_into(block[: limit + 1 - at])  # one more than it may be, to see that it ends
+            if not count:
+                break
             stop.check()
             if at + count > limit:
                 self._blob.is_lasting = False  # whatever came, it isn't the file
                 raise SourceError(f"{shown_url(answer.url)} sends more than the {limit} bytes that it may.")
-            self._blob.write_at(at, block[:count])
+            self._blob.write_at(at, block, count)
             at += count
             self._tell()
         if total is not None and at != total:
