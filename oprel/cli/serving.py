@@ -21,7 +21,7 @@ _SERVER_SETTINGS = (
     "driver", "models_dir", "model", "api_key", "api_key_file", "parallel", "context", "keep_alive", "max_loaded",
     "max_queue", "llama_server", "exllama_python", "vllm_python", "trees_dir", "origins", "allowed_hosts",
     "chat_template", "allow_unauthenticated", "gpu_layers", "threads", "kv_cache_type", "memory_limit", "drain_timeout",
-    "strict",
+    "strict", "log_file",
 )  # fmt: skip
 
 
@@ -62,6 +62,7 @@ def _add_serve_flags(serve: argparse.ArgumentParser) -> None:
     flag("--kv-cache-type", metavar="TYPE", help="f16, q8_0 or q4_0 (f16)")
     flag("--memory-limit", metavar="SIZE", help="memory for all models together (planned)")
     flag("--strict", action="store_true", default=None, help="hold answers against the API documents, tell departures")
+    flag("--log-file", metavar="FILE", help="where the log goes (stderr); the newest 20 MiB of it are kept")
     flag("--drain-timeout", metavar="TIME", help="how long running requests may take when the server ends (30s)")
 
 

@@ -67,6 +67,7 @@ class Settings(BaseModel):
     remotes: tuple[Remote, ...] = ()  # other servers, whose models have local names
     strict: bool = False  # answers are held against the API documents, and departures told in the log
     verbose: bool = False
+    log_file: Path | None = None  # where the log goes instead of stderr
 
     @property
     def keeps_for_ever(self) -> bool:

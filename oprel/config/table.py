@@ -119,4 +119,5 @@ SETTINGS: dict[str, Setting] = {
     "remote": Setting("remotes", as_table, "tables [remote.NAME]"),
     "strict": Setting("strict", as_yes_or_no, "true or false"),
     "verbose": Setting("verbose", as_yes_or_no, "true or false"),
+    "log_file": Setting("log_file", as_path, _PATH, project=False),
 }

@@ -75,7 +75,8 @@ def _start(settings: Settings, environ: Mapping[str, str] | None) -> None:
     log = settings.state_dir / f"server-{settings.port}.log"
     # -P: a folder `oprel` in the current directory must not be taken for this package.
     command = [sys.executable, "-P", "-m", "oprel", "serve", "--host", _host(settings), "--port", str(settings.port)]
-    descriptor = os.open(log, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600)
+    command += ["--log-file", str(log)]
+    descriptor = os.open(log, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_APPEND, 0o600)
     try:
         process = subprocess.Popen(
             command,

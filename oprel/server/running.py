@@ -8,7 +8,6 @@ import gc
 import logging
 import signal
 import socket
-import sys
 from collections.abc import Callable, Iterator
 from typing import Any
 
@@ -23,9 +22,10 @@ from oprel.server.access import is_loopback
 from oprel.server.app import create_app
 from oprel.server.compose import compose
 from oprel.server.descriptors import allowed_connections, raise_limit
-from oprel.server.gate import Gate, request_id
+from oprel.server.gate import Gate
 from oprel.server.lifetime import Lifetime
 from oprel.server.listen import bind
+from oprel.server.log import configure_logging
 from oprel.server.opening import engine_lines, look_into_models, opening_lines
 from oprel.server.protocol import bounded_protocol
 from oprel.server.state import server_state
@@ -35,10 +35,8 @@ __all__ = [
     "Say",
     "Serving",
     "check_exposure",
-    "configure_logging",
     "loop_factory",
     "serve",
-    "with_request_id",
 ]
 
 _log = logging.getLogger("oprel.server")
@@ -61,7 +59,7 @@ def serve(settings: Settings, *, say: Say, observe: Observe | None = None) -> No
     listener = bind(settings)
     try:
         settings = settings.model_copy(update={"port": listener.getsockname()[1]})
-        configure_logging(verbose=settings.verbose)
+        configure_logging(verbose=settings.verbose, log_file=settings.log_file)
         with asyncio.Runner(loop_factory=loop_factory()) as runner:
             runner.run(_serve(settings, listener, say, observe))
     finally:
@@ -76,23 +74,6 @@ def check_exposure(settings: Settings) -> None:
         f"--host {settings.host} lets other machines use this server, and it has no key: give --api-key-file "
         "(or OPREL_API_KEY), or --allow-unauthenticated where the network itself keeps strangers out"
     )
-
-
-def configure_logging(*, verbose: bool) -> None:
-    """Lines of the log go to stderr; each carries the id of the request it is about."""
-    handler = logging.StreamHandler(sys.stderr)
-    handler.addFilter(with_request_id)
-    handler.setFormatter(logging.Formatter("%(asctime)s %(levelname)s %(name)s [%(request)s] %(message)s"))
-    root = logging.getLogger()
-    root.handlers[:] = [handler]
-    root.setLevel(logging.WARNING)
-    logging.getLogger("oprel").setLevel(logging.DEBUG if verbose else logging.INFO)
-
-
-def with_request_id(record: logging.LogRecord) -> bool:
-    """A filter that lets all pass: `record.request` is the id of the request that the line is about."""
-    record.request = request_id.get()
-    return True
 
 
 async def _serve(settings: Settings, listener: socket.socket, say: Say, observe: Observe | None) -> None:

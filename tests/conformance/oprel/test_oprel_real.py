@@ -62,7 +62,9 @@ class TestDetachedServer:
         assert told["url"] == f"http://127.0.0.1:{free_port}"
         for name in (f"server-{free_port}.json", f"server-{free_port}.log"):
             assert (state / name).stat().st_mode & 0o777 == 0o600
-        assert f"at {told['url']}" in (state / f"server-{free_port}.log").read_text()
+        log = (state / f"server-{free_port}.log").read_text()
+        assert f"at {told['url']}" in log
+        assert "POST '/api/chat' 200" in log
 
         second = run_oprel("run", CHAT_MODEL, QUESTION, "--max-tokens", "12", environ=alone)
         assert (second.returncode, second.stderr) == (0, "")

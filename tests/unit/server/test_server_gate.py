@@ -16,7 +16,7 @@ from support.servers import ScriptedServer
 from support.servers import scripted_server as start_scripted_server
 
 from oprel.config import Settings
-from oprel.server.running import with_request_id
+from oprel.server.log import with_request_id
 from oprel.testing import Script
 
 Start = Callable[..., ScriptedServer]
