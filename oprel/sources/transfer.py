@@ -49,6 +49,7 @@ __all__ = ["CONNECTIONS", "RANGE_BYTES", "Renew", "fetch_blob"]
 
 CONNECTIONS = 3
 RANGE_BYTES = 4 << 20
+BLOCK_BYTES = 512 << 10
 QUICK_BYTES_PER_S = 100e6
 SYNC_BYTES = 64 << 20
 MAX_CHANGES = 3
@@ -268,13 +269,13 @@ class _Transfer:
 
     def _receive(self, answer: BulkAnswer, piece: Piece, stop: StopFlag) -> None:
         """In a thread."""
+        block = memoryview(bytearray(min(BLOCK_BYTES, piece.end - piece.at)))
         while piece.at < piece.end:
             stop.check()
-            block = self._blob.room()
             count = answer.read_into(block[: piece.end - piece.at])
             if not count:
                 raise TransientSourceError(f"{shown_url(answer.url)} ended before the range did.")
-            self._blob.write_at(piece.at, block, count)
+            self._blob.write_at(piece.at, block[:count])
             piece.at += count
             piece.fruitless = 0
             self._tell()
@@ -318,17 +319,14 @@ class _Transfer:
 
     def _receive_all(self, answer: BulkAnswer, total: int | None, max_bytes: int, stop: StopFlag) -> None:
         """In a thread."""
+        block = memoryview(bytearray(BLOCK_BYTES))
         at, limit = 0, max_bytes if total is None else total
-        while True:
-            block = self._blob.room()
-            count = answer.read_into(block[: limit + 1 - at])  # one more than it may be, to see that it ends
-            if not count:
-                break
+        while count := answer.read_into(block[: limit + 1 - at]):  # one more than it may be, to see that it ends
             stop.check()
             if at + count > limit:
                 self._blob.is_lasting = False  # whatever came, it isn't the file
                 raise SourceError(f"{shown_url(answer.url)} sends more than the {limit} bytes that it may.")
-            self._blob.write_at(at, block, count)
+            self._blob.write_at(at, block[:count])
             at += count
             self._tell()
         if total is not None and at != total:

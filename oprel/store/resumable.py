@@ -30,13 +30,12 @@ from oprel.store.disk import Disk, translated
 from oprel.store.names import Digest
 from oprel.store.spans import Spans
 
-__all__ = ["BLOCK_BYTES", "KEEP_S", "ResumableBlob", "remove_resumables", "reserve_bytes"]
+__all__ = ["KEEP_S", "ResumableBlob", "remove_resumables", "reserve_bytes"]
 
 KEEP_S = 7 * 86_400.0
 MAX_RESERVE_BYTES = 256 << 20
 _MAX_JOURNAL_BYTES = 64 << 20
-BLOCK_BYTES = 512 << 10
-_FRESH_BLOCKS = 16
+_BLOCK_BYTES = 1 << 20
 _HASH_BYTES = 256 << 20
 _BOOT_ID = Path("/proc/sys/kernel/random/boot_id")
 _LINE = re.compile(rb"([+=]) (\d{1,18}) (\d{1,18})")
@@ -51,8 +50,8 @@ class _Header(Struct, frozen=True):
 class ResumableBlob(BlobWriter):
     """A BlobWriter whose bytes may come in any order and whose file stays when it is left unfinished.
 
-    `total` and `validator` are what the journal knows of the source; `is_lasting` False: nothing stays. `room` and
-    `write_at` may be called from several threads, `hash_front` from one at a time.
+    `total` and `validator` are what the journal knows of the source; `is_lasting` False: nothing stays. `write_at` may
+    be called from several threads, `hash_front` from one at a time.
     """
 
     def __init__(self, path: Path, models_dir: Path, *, disk: Disk, published: Published | None = None) -> None:
@@ -61,8 +60,6 @@ class ResumableBlob(BlobWriter):
         self._journal = -1
         self._guard = threading.Lock()
         self._noted = Spans()
-        self._fresh: dict[int, tuple[memoryview, int]] = {}  # by their offsets: written, and not hashed yet
-        self._spare: list[memoryview] = []
         self.is_lasting = True
         self.total: int | None = None
         self.validator = ""
@@ -124,28 +121,15 @@ class ResumableBlob(BlobWriter):
             self._disk.remove(self._journal_path)  # before the bytes it speaks of
             self._disk.cut(self._descriptor, 0)
             self._noted = Spans()
-            self._fresh.clear()
         self._hash, self._size = sha256(), 0
         self.total, self.validator = None, ""
 
-    def room(self) -> memoryview:
-        """BLOCK_BYTES to be filled from their beginning, and given to `write_at`."""
-        try:
-            return self._spare.pop()
-        except IndexError:
-            return memoryview(bytearray(BLOCK_BYTES))
-
-    def write_at(self, offset: int, block: memoryview, size: int) -> None:
-        """The first `size` bytes of a `room`, which is given up by this: written first, noted after. A few are kept in
-        memory until they are hashed, so that they needn't be read back."""
-        end = offset + size
+    def write_at(self, offset: int, data: memoryview) -> None:
+        """Written first, noted after."""
+        end = offset + len(data)
         with translated("write a model's file"):
-            self._disk.write_at(self._descriptor, block[:size], offset)
+            self._disk.write_at(self._descriptor, data, offset)
             with self._guard:
-                if len(self._fresh) < _FRESH_BLOCKS:  # before it is noted: the front is what gets hashed
-                    self._fresh[offset] = block, size
-                else:
-                    self._spare.append(block)
                 self._disk.write(self._journal, b"+ %d %d\n" % (offset, end))
                 self._noted.add(offset, end)
 
@@ -160,28 +144,19 @@ class ResumableBlob(BlobWriter):
             self._disk.sync(self._journal)
 
     def hash_front(self) -> bool:
-        """Go on hashing towards the front, for a while; whether it is reached. What isn't in memory any more is read
-        back, from the kernel's cache as a rule."""
+        """Go on hashing towards the front, for a while; whether it is reached. The bytes are read back from the
+        kernel's cache."""
         front = self.front
         stop = min(front, self._size + _HASH_BYTES)
+        block = memoryview(bytearray(min(_BLOCK_BYTES, max(stop - self._size, 0))))
         with translated("read a model's file"):
             while self._size < stop:
-                fresh = self._fresh.pop(self._size) if self._size in self._fresh else None
-                block, count = fresh or self._read_back(stop)
+                count = os.preadv(self._descriptor, [block[: stop - self._size]], self._size)
+                if not count:
+                    raise SourceError("A partial file was cut short by somebody else; try again.")
                 self._hash.update(block[:count])
                 self._size += count
-                self._spare.append(block)
-        return self._size >= front
-
-    def _read_back(self, stop: int) -> tuple[memoryview, int]:
-        """As far as the next block that is in memory."""
-        with self._guard:
-            stop = min([stop, *(at for at in self._fresh if at > self._size)])
-        block = self.room()
-        count = os.preadv(self._descriptor, [block[: stop - self._size]], self._size)
-        if not count:
-            raise SourceError("A partial file was cut short by somebody else; try again.")
-        return block, count
+        return stop == front
 
     def finish(self, expected: Digest | None = None) -> Digest:
         """As BlobWriter's; with another digest nothing of it is kept. All bytes must be hashed."""

@@ -32,7 +32,6 @@ _STEPS = textwrap.dedent(
     from pathlib import Path
     from oprel.net import outside
     from oprel.sources import Puller, transfer
-    from oprel.store import resumable
     import oprel.sources.registry, oprel.sources.package_index
     from oprel.store import Catalog, Store
     from oprel.store.disk import Disk
@@ -40,7 +39,7 @@ _STEPS = textwrap.dedent(
     CHANGES = ("make_folder", "create", "open_kept", "write", "write_at", "cut", "sync", "sync_folder", "rename",
                "link", "remove", "remove_folder")
     outside.getproxies = dict
-    transfer.SYNC_BYTES = resumable.BLOCK_BYTES = 20_000
+    transfer.SYNC_BYTES = transfer.BLOCK_BYTES = 20_000
     transfer.RANGE_BYTES = 40_000
     transfer.CONNECTIONS = 1
 

@@ -173,6 +173,4 @@ def fetched(store: Store) -> tuple[ResumableBlob, int]:
 
 
 def _write(blob: ResumableBlob, first: int, end: int) -> None:
-    block = blob.room()
-    block[: end - first] = FETCHED[first:end]
-    blob.write_at(first, block, end - first)
+    blob.write_at(first, memoryview(FETCHED)[first:end])

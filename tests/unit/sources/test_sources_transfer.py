@@ -443,7 +443,7 @@ def test_an_old_partial_gives_way_to_a_download_that_needs_its_space(server: Fil
     store = Store(tmp_path / "models", state_dir=tmp_path / "state", disk=Tight())
     with store.resume_blob("older") as older:  # type: ignore[union-attr]
         older.begin(total=None, validator="")
-        older.write_at(0, older.room(), 1)
+        older.write_at(0, memoryview(b"x"))
     assert fetch(server, store) == DATA
     assert leftovers(store) == []
 
@@ -457,7 +457,7 @@ def test_two_processes_fetch_the_same_file(server: FileServer, store: Store) -> 
 def test_partials_go_after_a_week(server: FileServer, store: Store) -> None:
     with store.resume_blob("abandoned") as blob:  # type: ignore[union-attr]
         blob.begin(total=None, validator="")
-        blob.write_at(0, blob.room(), 1)
+        blob.write_at(0, memoryview(b"x"))
     store.sweep(min_age_s=-1)
     assert leftovers(store) == [".journal", ".part"]
     for path in (store.state_dir / "partial").iterdir():
