@@ -91,7 +91,9 @@ def told(answer: Response) -> str:
 
 @pytest.fixture(scope="module")
 def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[ScriptedServer]:
-    with surface_server(tmp_path_factory.mktemp("surface")) as server:
+    with pytest.MonkeyPatch.context() as patch, surface_server(tmp_path_factory.mktemp("surface")) as server:
+        # Registries that aren't there are asked as often as ever, without the waits in between.
+        patch.setattr("oprel.sources.retries.wait_before_retry", lambda state: 0.01)
         yield server
 
 
