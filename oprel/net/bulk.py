@@ -13,7 +13,6 @@ import socket
 import ssl
 import threading
 from collections.abc import Mapping
-from types import TracebackType
 from typing import Protocol
 
 import httpx
@@ -21,6 +20,7 @@ import httpx
 from oprel.errors import SourceError
 from oprel.net.addresses import default_port, origin_of, shown_url
 from oprel.net.outside import CONNECT_LIMIT_S, STALL_LIMIT_S, Hop, TransientSourceError
+from oprel.net.telling import telling
 
 __all__ = ["BulkAnswer", "BulkConnection"]
 
@@ -58,7 +58,7 @@ class BulkConnection:
 
     def get(self, hop: Hop) -> BulkAnswer:
         """One GET, answered up to its headers. Raises SourceError, TransientSourceError."""
-        with _told(hop.url):
+        with telling(hop.url, _problem_of):
             if hop.proxy is not None:
                 return self._by_proxy(hop)
             if not self.is_open_to(hop.url):
@@ -145,7 +145,7 @@ class _Direct:
         self.headers: Mapping[str, str] = {name.lower(): value for name, value in response.getheaders()}
 
     def read_into(self, buffer: memoryview) -> int:
-        with _told(self.url):
+        with telling(self.url, _problem_of):
             return self._response.readinto(buffer)
 
 
@@ -158,7 +158,7 @@ class _Proxied:
         self.headers: Mapping[str, str] = response.headers
 
     def read_into(self, buffer: memoryview) -> int:
-        with _told(self.url):
+        with telling(self.url, _problem_of):
             while not self._rest:
                 chunk = next(self._chunks, None)
                 if chunk is None:
@@ -170,27 +170,17 @@ class _Proxied:
         return count
 
 
-class _told:
-    """Turn what sockets, http.client and httpx raise into ours; costs nothing while all goes well."""
-
-    def __init__(self, url: str) -> None:
-        self._url = url
-
-    def __enter__(self) -> None: ...
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        if error is None:
-            return
-        where = shown_url(self._url)
-        if isinstance(error, ssl.SSLCertVerificationError):
-            raise SourceError(
+def _problem_of(error: BaseException, where: str) -> SourceError | None:
+    """Of what sockets, http.client and httpx raise."""
+    match error:
+        case ssl.SSLCertVerificationError():
+            return SourceError(
                 f"The certificate of {where} isn't trusted here; if a proxy issues it, name its certificates."
-            ) from error
-        if isinstance(error, (TimeoutError, httpx.TimeoutException)):
-            raise TransientSourceError(f"{where} stopped answering for {STALL_LIMIT_S:.0f} s.") from error
-        if isinstance(error, (ConnectionRefusedError, httpx.ConnectError)):
-            raise TransientSourceError(f"{where} can't be reached; is there a network?") from error
-        if isinstance(error, (OSError, http.client.HTTPException, httpx.HTTPError, ValueError)):
-            raise TransientSourceError(f"{where} broke off the answer.") from error
+            )
+        case TimeoutError() | httpx.TimeoutException():
+            return TransientSourceError(f"{where} stopped answering for {STALL_LIMIT_S:.0f} s.")
+        case ConnectionRefusedError() | httpx.ConnectError():
+            return TransientSourceError(f"{where} can't be reached; is there a network?")
+        case OSError() | http.client.HTTPException() | httpx.HTTPError() | ValueError():
+            return TransientSourceError(f"{where} broke off the answer.")
+    return None

@@ -38,6 +38,7 @@ from oprel.net.addresses import (
     parse_url,
     shown_url,
 )
+from oprel.net.telling import telling
 
 __all__ = [
     "Credentials",
@@ -134,7 +135,7 @@ class OutsideResponse:
     async def chunks(self, *, max_bytes: int) -> AsyncIterator[bytes]:
         """The body, refused past `max_bytes`. Raises TransientSourceError when it stalls or is cut."""
         done = 0
-        with _told(self.url):
+        with telling(self.url, _problem_of):
             async for chunk in self._response.aiter_raw():
                 done += len(chunk)
                 if done > max_bytes:
@@ -200,7 +201,7 @@ class OutsideClient:
         sent = dict(headers or {})
         for _ in range(MAX_REDIRECTS + 1):
             hop = await self.checked(url, sent)
-            with _told(url):
+            with telling(url, _problem_of):
                 request, client = self._request(hop, method, content)
                 response = await client.send(request, stream=True)
             try:
@@ -353,27 +354,19 @@ def _tls(ca_file: Path | None) -> ssl.SSLContext:
     return context
 
 
-class _told:
-    """Turn what httpx raises into ours."""
-
-    def __init__(self, url: str) -> None:
-        self._url = url
-
-    def __enter__(self) -> None: ...
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        where = shown_url(self._url)
-        if isinstance(error, httpx.TimeoutException):
-            raise TransientSourceError(f"{where} stopped answering for {STALL_LIMIT_S:.0f} s.") from error
-        if isinstance(error, httpx.ConnectError) and "CERTIFICATE" in str(error).upper():
-            raise SourceError(
+def _problem_of(error: BaseException, where: str) -> SourceError | None:
+    """Of what httpx raises."""
+    match error:
+        case httpx.TimeoutException():
+            return TransientSourceError(f"{where} stopped answering for {STALL_LIMIT_S:.0f} s.")
+        case httpx.ConnectError() if "CERTIFICATE" in str(error).upper():
+            return SourceError(
                 f"The certificate of {where} isn't trusted here; if a proxy issues it, set pip's option 'cert'."
-            ) from error
-        if isinstance(error, httpx.ConnectError):
-            raise TransientSourceError(f"{where} can't be reached; is there a network?") from error
-        if isinstance(error, httpx.TransportError):
-            raise TransientSourceError(f"{where} broke off the answer.") from error
-        if isinstance(error, (httpx.HTTPError, httpx.InvalidURL)):
-            raise SourceError(f"{where} gives an answer that can't be read.") from error
+            )
+        case httpx.ConnectError():
+            return TransientSourceError(f"{where} can't be reached; is there a network?")
+        case httpx.TransportError():
+            return TransientSourceError(f"{where} broke off the answer.")
+        case httpx.HTTPError() | httpx.InvalidURL():
+            return SourceError(f"{where} gives an answer that can't be read.")
+    return None

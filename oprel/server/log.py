@@ -46,9 +46,8 @@ class _OwnersLog(RotatingFileHandler):
     """Readable by its owner only, the older part too."""
 
     def _open(self) -> TextIOWrapper:
-        with open(self.baseFilename, "ab", opener=_opened):
-            return super()._open()
+        return open(self.baseFilename, "a", encoding=self.encoding, errors=self.errors, opener=_opened)
 
 
 def _opened(path: str, flags: int) -> int:
-    return os.open(path, flags | os.O_CLOEXEC, 0o600)
+    return os.open(path, flags, 0o600)
