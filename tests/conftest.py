@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import pkgutil
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack
+from importlib import import_module
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -11,12 +13,20 @@ import hypothesis
 import pytest
 from support.models import CHAT_MODEL, EMBED_MODEL, embed_gguf, make_store, smollm2_gguf
 
+import oprel
+
 if TYPE_CHECKING:
     from support.servers import RealServer, ScriptedServer
 
 # How long an example takes is the machine's affair: a busy one would fail what is right.
 hypothesis.settings.register_profile("oprel", deadline=None)
 hypothesis.settings.load_profile("oprel")
+
+# pytest parses what it imports of a package with a plugin, and Python 3.11 can't parse in two threads at the same time
+# ("AST constructor recursion depth mismatch"): what servers would import later, in whatever thread, is here already.
+for _module in pkgutil.walk_packages(oprel.__path__, "oprel."):
+    if not _module.name.endswith("__main__"):
+        import_module(_module.name)
 
 
 @pytest.fixture(scope="session")

@@ -169,11 +169,14 @@ def test_each_slot_is_given_back_when_its_choice_is_done() -> None:
     """More choices than slots, and a second request in between: nobody waits for all of them."""
 
     async def scenario(scheduler: Scheduler, driver: ScriptedDriver, clock: FakeClock) -> None:
-        batches = await collect(chat_choices(lambda: scheduler.lease("a", need="chat"), HELLO, 5))
-        assert len(texts(batches)) == 5
+        reading = asyncio.create_task(collect(chat_choices(lambda: scheduler.lease("a", need="chat"), HELLO, 5)))
+        await eventually(lambda: [(loaded.slots_in_use, loaded.queued) for loaded in scheduler.loaded()] == [(2, 3)])
+        while not reading.done():
+            await clock.advance(1)
+        assert len(texts(reading.result())) == 5
         assert driver.engines[0].most_running == 2
 
-    with_scheduler(Script(slots=2), scenario)
+    with_scheduler(Script(slots=2, token_delay_s=1), scenario)
 
 
 def test_closing_the_stream_ends_all_choices() -> None:

@@ -184,8 +184,9 @@ def test_a_lease_is_on_a_ready_engine() -> None:
 def test_load_time_and_queue_time_are_told_apart() -> None:
     async def scenario(house: House) -> None:
         first = house.ask()
+        await eventually(lambda: house.driver.starts)
         second = house.ask()
-        await eventually(lambda: house.clock.sleeping and house.queued == 2)
+        await eventually(lambda: house.queued == 2)
         await house.clock.advance(3)
         held = await first.held()
         assert held.load_s == pytest.approx(3)
@@ -514,7 +515,7 @@ def test_a_load_does_not_delay_who_is_loaded() -> None:
     async def scenario(house: House) -> None:
         await house.use("a")
         house.ask("b")
-        await eventually(lambda: house.clock.sleeping >= 2)
+        await eventually(lambda: len(house.driver.starts) == 2)
         await house.use("a")
 
     check(lambda: House(scripts={"b": Script(start_delay_s=100)}), scenario)
@@ -639,13 +640,13 @@ def test_a_gpu_that_fails_ends_on_the_cpu_and_everybody_is_told(caplog: pytest.L
 def test_a_failed_load_is_told_to_all_who_wait_and_the_next_request_tries_again() -> None:
     async def scenario(house: House) -> None:
         first, second = house.ask(), house.ask()
-        await eventually(lambda: house.queued == 2)
+        await eventually(lambda: house.driver.starts and house.queued == 2)
         await house.clock.advance(1)
         errors = [await first.error(), await second.error()]
         assert all(isinstance(error, EngineStartError) and error.log_tail for error in errors)
         assert errors[0] is not errors[1], "each has its own traceback"
         third = house.ask()
-        await eventually(lambda: house.clock.sleeping and house.queued)
+        await eventually(lambda: len(house.driver.starts) == 2)
         await house.clock.advance(1)
         await third.held()
 
@@ -698,7 +699,7 @@ def test_an_engine_that_dies_mid_stream_fails_its_requests_and_its_waiters_get_t
 def test_a_load_that_takes_too_long_is_given_up() -> None:
     async def scenario(house: House) -> None:
         holder = house.ask()
-        await eventually(lambda: house.clock.sleeping >= 2)
+        await eventually(lambda: house.driver.starts)
         await house.clock.advance(30)
         error = await holder.error()
         assert isinstance(error, EngineStartError)
