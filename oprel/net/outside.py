@@ -49,6 +49,7 @@ __all__ = [
     "RefusedError",
     "SmallBody",
     "TransientSourceError",
+    "UnreachableError",
     "is_redirect",
     "next_url",
     "origin_of",
@@ -74,6 +75,10 @@ class TransientSourceError(SourceError):
         super().__init__(message)
         self.retry_after_s = retry_after_s
         self.answered = answered
+
+
+class UnreachableError(TransientSourceError):
+    """No connection came about: no such host, nobody listens there, no way to it."""
 
 
 class NotThereError(SourceError):
@@ -267,12 +272,12 @@ class OutsideClient:
             async with asyncio.timeout(CONNECT_LIMIT_S):
                 found = await asyncio.get_running_loop().getaddrinfo(url.host, port, type=socket.SOCK_STREAM)
         except TimeoutError:
-            raise TransientSourceError(f"The name {url.host!r} couldn't be resolved in time.") from None
+            raise UnreachableError(f"The name {url.host!r} couldn't be resolved in time.") from None
         except (OSError, UnicodeError) as problem:
-            raise TransientSourceError(f"The host {url.host!r} can't be found; is there a network?") from problem
+            raise UnreachableError(f"The host {url.host!r} can't be found; is there a network?") from problem
         addresses = [ipaddress.ip_address(str(entry[4][0]).partition("%")[0]) for entry in found]
         if not addresses:
-            raise TransientSourceError(f"The host {url.host!r} has no address.")
+            raise UnreachableError(f"The host {url.host!r} has no address.")
         if not is_trusted:
             for address in addresses:
                 check_address(url, address)
@@ -357,6 +362,8 @@ def _tls(ca_file: Path | None) -> ssl.SSLContext:
 def _problem_of(error: BaseException, where: str) -> SourceError | None:
     """Of what httpx raises."""
     match error:
+        case httpx.ConnectTimeout():
+            return UnreachableError(f"{where} can't be reached: nothing answered in {CONNECT_LIMIT_S:.0f} s.")
         case httpx.TimeoutException():
             return TransientSourceError(f"{where} stopped answering for {STALL_LIMIT_S:.0f} s.")
         case httpx.ConnectError() if "CERTIFICATE" in str(error).upper():
@@ -364,7 +371,7 @@ def _problem_of(error: BaseException, where: str) -> SourceError | None:
                 f"The certificate of {where} isn't trusted here; if a proxy issues it, set pip's option 'cert'."
             )
         case httpx.ConnectError():
-            return TransientSourceError(f"{where} can't be reached; is there a network?")
+            return UnreachableError(f"{where} can't be reached; is there a network?")
         case httpx.TransportError():
             return TransientSourceError(f"{where} broke off the answer.")
         case httpx.HTTPError() | httpx.InvalidURL():

@@ -8,11 +8,12 @@ from typing import Protocol, TypeVar
 
 from tenacity import AsyncRetrying, RetryCallState, retry_if_exception_type, wait_exponential, wait_random
 
-from oprel.net.outside import TransientSourceError
+from oprel.net.outside import TransientSourceError, UnreachableError
 
 __all__ = ["ATTEMPTS", "Progress", "attempts", "pause", "retried", "wait_before_retry"]
 
 ATTEMPTS = 6
+ATTEMPTS_TO_REACH = 3
 MAX_WAIT_S = 60.0
 _BACK_OFF = wait_exponential(multiplier=0.5, max=MAX_WAIT_S) + wait_random(0, 0.5)
 
@@ -38,10 +39,17 @@ class Progress(Protocol):
 
 
 def attempts(work: Progress | None = None, *, tries: int = ATTEMPTS) -> AsyncRetrying:
-    """Tries of what may succeed another time, with a wait between them: so many; or, of `work` that gets on, until so
-    many in a row were fruitless. After the last one, what that raised."""
+    """Tries of what may succeed another time, with a wait between them: so many, of them three where nobody can be
+    reached; or, of `work` that gets on, until so many in a row were fruitless. After the last one, what that raised."""
+
+    def is_last(state: RetryCallState) -> bool:
+        if work is not None:
+            return work.fruitless >= tries
+        error = state.outcome.exception() if state.outcome is not None else None
+        return state.attempt_number >= (min(tries, ATTEMPTS_TO_REACH) if isinstance(error, UnreachableError) else tries)
+
     return AsyncRetrying(
-        stop=lambda state: (state.attempt_number if work is None else work.fruitless) >= tries,
+        stop=is_last,
         wait=lambda state: wait_before_retry(state),
         retry=retry_if_exception_type(TransientSourceError),
         sleep=lambda seconds: pause(seconds),

@@ -38,7 +38,6 @@ def surface_server(folder: Path) -> Iterator[ScriptedServer]:
     catalog = Catalog(store)
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr("oprel.net.outside.getproxies", lambda: {"all": _NOWHERE})
-        patch.setattr("oprel.sources.retries.ATTEMPTS", 1)
         settings = Settings(state_dir=folder / "state")
         with scripted_server(catalog=catalog, puller=Puller(catalog), settings=settings) as server:
             yield server
