@@ -5,10 +5,12 @@ from __future__ import annotations
 import pkgutil
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack
+from functools import cache
 from importlib import import_module
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+import httpx
 import hypothesis
 import pytest
 from support.models import CHAT_MODEL, EMBED_MODEL, embed_gguf, make_store, smollm2_gguf
@@ -21,6 +23,9 @@ if TYPE_CHECKING:
 # How long an example takes is the machine's affair: a busy one would fail what is right.
 hypothesis.settings.register_profile("oprel", deadline=None)
 hypothesis.settings.load_profile("oprel")
+
+# Each client of httpx reads 140 certificates in 20 ms, and most of them here ask a server over plain http, once.
+httpx._transports.default.create_ssl_context = cache(httpx._transports.default.create_ssl_context)
 
 # pytest parses what it imports of a package with a plugin, and Python 3.11 can't parse in two threads at the same time
 # ("AST constructor recursion depth mismatch"): what servers would import later, in whatever thread, is here already.

@@ -50,6 +50,7 @@ Observe = Callable[[ASGIApp], ASGIApp]
 # After engines are gone, answers need no longer than this to end.
 _LAST_WORDS_S = 5
 _KEEP_ALIVE_S = 75
+_TICK_S = 1.0
 
 
 def serve(settings: Settings, *, say: Say, observe: Observe | None = None) -> None:
@@ -173,7 +174,7 @@ class Serving:
         await self._wait_drained()
         # Engines go first: what still runs is told so by its stream, and ends with an error in its dialect.
         await self._lifetime.stop()
-        self._server.should_exit = True
+        self._server.end()
 
     async def _wait_drained(self) -> None:
         hurry = asyncio.ensure_future(self._hurry.wait())
@@ -191,6 +192,19 @@ class _Server(uvicorn.Server):
     def __init__(self, config: uvicorn.Config, is_open: asyncio.Event) -> None:
         super().__init__(config)
         self._is_open = is_open
+        self._is_over = asyncio.Event()
+
+    def end(self) -> None:
+        self.should_exit = True
+        self._is_over.set()
+
+    async def main_loop(self) -> None:
+        """Once a second, for the `Date` of answers, and at once when it is over: uvicorn's own looks ten times a second
+        whether it is, which keeps a processor from sleep."""
+        while not await self.on_tick(0):
+            with contextlib.suppress(TimeoutError):
+                async with asyncio.timeout(_TICK_S):
+                    await self._is_over.wait()
 
     async def startup(self, sockets: list[socket.socket] | None = None) -> None:
         await super().startup(sockets)

@@ -24,6 +24,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+import uvicorn.server
+
 from oprel.config import Settings
 from oprel.dialects.services import Services
 from oprel.scheduler import Scheduler
@@ -50,6 +52,20 @@ START_LIMIT_S = 60.0
 # The driver that the tests of real clients run on: `vllm` needs OPREL_TEST_VLLM_PYTHON.
 TEST_DRIVER = os.environ.get("OPREL_TEST_DRIVER", "llama_cpp")
 STOP_LIMIT_S = 40.0
+
+
+class _HastyAsyncio:
+    """asyncio as uvicorn sees it here: at its end it sleeps a tenth of a second for what may still be on its way, and
+    two thousand tests end a server each."""
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(asyncio, name)
+
+    async def sleep(self, seconds: float) -> None:
+        await asyncio.sleep(seconds / 20)
+
+
+uvicorn.server.asyncio = _HastyAsyncio()  # type: ignore[assignment]
 
 
 def wait_until(condition: Callable[[], object], *, limit_s: float = 10.0, what: str = "") -> None:
