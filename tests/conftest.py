@@ -34,6 +34,14 @@ for _module in pkgutil.walk_packages(oprel.__path__, "oprel."):
         import_module(_module.name)
 
 
+def pytest_collection_finish(session: pytest.Session) -> None:
+    if session.config.option.collectonly:
+        return
+    for module in {item.getparent(pytest.Module): None for item in session.items}:
+        for ahead in getattr(module and module.obj, "AHEAD", ()):
+            ahead.begin()
+
+
 @pytest.fixture(scope="session")
 def smollm2_path() -> Path:
     """A real chat model's GGUF file."""

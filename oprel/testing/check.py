@@ -30,6 +30,7 @@ from oprel.schema import Hardware, LoadOptions, Model
 __all__ = ["Report", "Rule", "check_driver"]
 
 _NEEDED = ("pytest", "jsonschema", "yaml")
+_LAST_WORDS_S = 10.0
 _TAIL_LINES = 12
 
 
@@ -170,15 +171,16 @@ def _run(name: str, models: Sequence[str], settings: Settings, folder: Path, lim
         )
     os.close(writing)
     running = ""
+    deadline = time.monotonic() + limit_s
     try:
-        for line in _lines(reading, time.monotonic() + limit_s):
+        for line in _lines(reading, deadline):
             told = json.loads(line)
             if "running" in told:
                 running = told["running"]
             else:
                 running = ""
                 yield msgspec.convert(told, Rule)
-        code = _wait(process)
+        code = _wait(process, _LAST_WORDS_S if time.monotonic() < deadline else 0)
     finally:
         os.close(reading)
         with suppress(ProcessLookupError):
@@ -225,9 +227,9 @@ def _lines(descriptor: int, deadline: float) -> Iterator[bytes]:
         yield from whole
 
 
-def _wait(process: subprocess.Popen[bytes]) -> int | None:
+def _wait(process: subprocess.Popen[bytes], limit_s: float) -> int | None:
     """Its exit code; None where it goes on."""
     try:
-        return process.wait(10)
+        return process.wait(limit_s)
     except subprocess.TimeoutExpired:
         return None

@@ -152,11 +152,14 @@ def test_a_good_driver_of_a_third_party_passes_line_by_line(check: Check) -> Non
     ("source", "rule"),
     [
         ("\nasync def odd(self, request): yield (Text('a'),)\nE.chat = odd", "an answer is well formed (chat)"),
-        ("\nasync def odd(self): pass\nE.stop = odd", "stopping leaves nothing and may be repeated"),
+        (
+            "\nend = E.stop\nasync def odd(self):\n    assert not self.dead.done()\n    await end(self)\nE.stop = odd",
+            "stopping leaves nothing and may be repeated",
+        ),
         ("\ndef odd(self, hardware): raise OSError\nD.availability = odd", None),
         ("\nD.supports = lambda self, model: Support(True, 'all')", "support is decided from metadata alone"),
     ],
-    ids=["no finish", "stops nothing", "availability", "supports everything"],
+    ids=["no finish", "stops once", "availability", "supports everything"],
 )  # fmt: skip
 def test_what_is_broken_is_told_by_its_rule(check: Check, source: str, rule: str | None) -> None:
     done = check(GOOD + source, "--json", "--model", "smollm2:135m")

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import atexit
 import json
+import shutil
 import subprocess
 import sys
+import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
 from operator import mul
@@ -12,6 +15,7 @@ from pathlib import Path
 
 import httpx
 import pytest
+from support.ahead import Ahead
 from support.servers import RealServer, clean_environment, real_server
 
 REPOSITORY = Path(__file__).parents[2]
@@ -29,17 +33,26 @@ def run(*command: str | Path, environ: dict[str, str] | None = None, limit_s: fl
     return done.stdout
 
 
-@pytest.fixture(scope="module")
-def environment(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A virtual environment with the wheels of both, and nothing of this checkout."""
-    folder = tmp_path_factory.mktemp("example")
+def make_environment() -> Path:
+    """The programs of a virtual environment with the wheels of both, and nothing of this checkout."""
+    folder = Path(tempfile.mkdtemp(prefix="oprel-example-"))
+    atexit.register(shutil.rmtree, folder, ignore_errors=True)
     run(sys.executable, "-m", "venv", folder / "venv")
-    python = folder / "venv" / "bin" / "python"
-    run(python, "-m", "pip", "wheel", "-q", "--no-deps", "-w", folder / "dist", REPOSITORY, EXAMPLE)
+    pip = ("nice", "-n", "19", folder / "venv" / "bin" / "python", "-m", "pip")
+    run(*pip, "wheel", "-q", "--no-deps", "-w", folder / "dist", REPOSITORY, EXAMPLE)
     oprel, example = sorted((folder / "dist").glob("*.whl"), key=lambda path: len(path.name))
     assert example.name.startswith("oprel_driver_numpy_bert-")
-    run(python, "-m", "pip", "install", "-q", f"{oprel}[testing]", example)
+    run(*pip, "install", "-q", f"{oprel}[testing]", example)
     return folder / "venv" / "bin"
+
+
+ENVIRONMENT = Ahead(make_environment)
+AHEAD = (ENVIRONMENT,)
+
+
+@pytest.fixture(scope="module")
+def environment() -> Path:
+    return ENVIRONMENT.result()
 
 
 @pytest.fixture
