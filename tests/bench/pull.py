@@ -1,4 +1,5 @@
-"""What a pull of one file costs beside `curl -o`, which neither hashes what comes nor waits for the disk.
+"""What a pull of one file costs beside `curl -o`, which neither hashes what comes nor waits for the disk; so it is told
+beside a curl that waits for the disk, too.
 
 The server is a process of its own and sends by sendfile. `free` sends as fast as it can, faster than SHA-256 runs on
 most machines, so the speed of that is told as well; `paced` sends as fast as a network of 4 Gbit/s.
@@ -82,7 +83,7 @@ def _serve(path: Path, pace: _Pace) -> None:
 
 
 def pull_against_curl(rounds: int, *, size_bytes: int = 512 << 20) -> dict[str, object]:
-    """Medians in MB/s, and the median of the ratios within a round."""
+    """Medians in MB/s, and the medians of the ratios within a round."""
     with tempfile.TemporaryDirectory(prefix="oprel-bench-pull-") as name:
         folder = Path(name)
         digest = _make(folder / "file", size_bytes)
@@ -96,22 +97,35 @@ def pull_against_curl(rounds: int, *, size_bytes: int = 512 << 20) -> dict[str, 
 
 
 def _compared(origin: str, folder: Path, digest: Digest, size_bytes: int, rounds: int) -> dict[str, float]:
-    curls, ours = [], []
+    rounds_of: list[tuple[float, float, float]] = []
     for _ in range(rounds):
         with tempfile.TemporaryDirectory(dir=folder) as name:
-            os.sync()
-            curls.append(_timed(partial(_curl, origin, Path(name))))
-            os.sync()
-            ours.append(_timed(partial(_pull, origin, Path(name), digest, size_bytes)))
+            took = []
+            for work in (
+                partial(_curl, origin, Path(name)),
+                partial(_curl, origin, Path(name), is_synced=True),
+                partial(_pull, origin, Path(name), digest, size_bytes),
+            ):
+                os.sync()
+                took.append(_timed(work))
+            rounds_of.append((took[0], took[1], took[2]))
+    curl, synced, own = (round(size_bytes / 1e6 / statistics.median(times)) for times in zip(*rounds_of, strict=True))
     return {
-        "curl_mb_per_s": round(size_bytes / 1e6 / statistics.median(curls)),
-        "oprel_mb_per_s": round(size_bytes / 1e6 / statistics.median(ours)),
-        "ratio": round(statistics.median([curl / own for own, curl in zip(ours, curls, strict=True)]), 2),
+        "curl_mb_per_s": curl,
+        "curl_synced_mb_per_s": synced,
+        "oprel_mb_per_s": own,
+        "ratio": round(statistics.median([curl / own for curl, _, own in rounds_of]), 2),
+        "ratio_synced": round(statistics.median([synced / own for _, synced, own in rounds_of]), 2),
     }
 
 
-def _curl(origin: str, folder: Path) -> None:
-    subprocess.run(["curl", "-sf", "-o", str(folder / "copy"), f"{origin}/file"], check=True)
+def _curl(origin: str, folder: Path, *, is_synced: bool = False) -> None:
+    copy = folder / "copy"
+    copy.unlink(missing_ok=True)
+    subprocess.run(["curl", "-sf", "-o", str(copy), f"{origin}/file"], check=True)
+    if is_synced:
+        with copy.open("rb") as handle:
+            os.fsync(handle.fileno())
 
 
 def _pull(origin: str, folder: Path, digest: Digest, size_bytes: int) -> None:
