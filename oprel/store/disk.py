@@ -6,19 +6,22 @@ record the order. Errors of the operating system become ours in `translated`.
 
 from __future__ import annotations
 
+import ctypes
 import errno
 import fcntl
 import os
 import shutil
+import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
 from oprel.errors import NoSpaceError, StoreError
 
-__all__ = ["Disk", "FileLock", "translated"]
+__all__ = ["Disk", "FileLock", "begin_sync", "translated"]
 
+_SYNC_FILE_RANGE_WRITE = 2  # linux/fs.h
 _FICLONE = 0x40049409  # linux/fs.h: share the blocks of another file (btrfs, xfs)
 _FULL = frozenset({errno.ENOSPC, errno.EDQUOT})
 _LOCK_STEP_S = 0.02
@@ -145,3 +148,22 @@ def translated(doing: str) -> Iterator[None]:
             raise NoSpaceError(f"There is no space left on the disk to {doing}; free some and try again.") from problem
         reason = problem.strerror or str(problem)
         raise StoreError(f"The store can't {doing}: {reason}.") from problem
+
+
+def begin_sync(descriptor: int) -> None:
+    """Have what is written go to the disk from now on, and don't wait for it: a `sync` finds little left to do. It
+    changes nothing and promises nothing, so it is no step of `Disk`; where the system can't, nothing happens."""
+    if _sync_file_range is not None:
+        _sync_file_range(descriptor, 0, 0, _SYNC_FILE_RANGE_WRITE)
+
+
+def _find_sync_file_range() -> Callable[[int, int, int, int], object] | None:
+    if sys.platform != "linux":
+        return None
+    function = getattr(ctypes.CDLL(None), "sync_file_range", None)
+    if function is not None:
+        function.argtypes = (ctypes.c_int, ctypes.c_int64, ctypes.c_int64, ctypes.c_uint)
+    return function
+
+
+_sync_file_range = _find_sync_file_range()

@@ -26,7 +26,7 @@ from msgspec import Struct
 
 from oprel.errors import NoSpaceError, SourceError
 from oprel.store.blobs import BlobWriter, Published, require_space
-from oprel.store.disk import Disk, translated
+from oprel.store.disk import Disk, begin_sync, translated
 from oprel.store.names import Digest
 from oprel.store.spans import Spans
 
@@ -36,6 +36,7 @@ KEEP_S = 7 * 86_400.0
 MAX_RESERVE_BYTES = 256 << 20
 _MAX_JOURNAL_BYTES = 64 << 20
 _BLOCK_BYTES = 1 << 20
+_AHEAD_BYTES = 8 << 20
 _HASH_BYTES = 256 << 20
 _BOOT_ID = Path("/proc/sys/kernel/random/boot_id")
 _LINE = re.compile(rb"([+=]) (\d{1,18}) (\d{1,18})")
@@ -60,6 +61,7 @@ class ResumableBlob(BlobWriter):
         self._journal = -1
         self._guard = threading.Lock()
         self._noted = Spans()
+        self._new_bytes = 0
         self.is_lasting = True
         self.total: int | None = None
         self.validator = ""
@@ -132,6 +134,12 @@ class ResumableBlob(BlobWriter):
             with self._guard:
                 self._disk.write(self._journal, b"+ %d %d\n" % (offset, end))
                 self._noted.add(offset, end)
+                self._new_bytes += len(data)
+                is_much = self._new_bytes >= _AHEAD_BYTES
+                if is_much:
+                    self._new_bytes = 0
+            if is_much:
+                begin_sync(self._descriptor)
 
     def checkpoint(self) -> None:
         """What was written until now survives a crash of the machine, too."""
