@@ -53,12 +53,9 @@ class DriverRules:
     def test_availability_is_fast_and_never_raises(self, bench: Bench, machine: str) -> None:
         """It answers from data, with a reason, whatever the machine is."""
         hardware = bench.hardware if machine == "this machine" else _BARE_MACHINE
-        took: list[float] = []
-        for _ in range(3):  # the best of them: the machine may have other things to do
-            began = time.perf_counter()
-            available = bench.driver.availability(hardware)
-            took.append(time.perf_counter() - began)
-        assert min(took) < 0.5
+        began = time.perf_counter()
+        available = bench.driver.availability(hardware)
+        assert time.perf_counter() - began < 0.5
         assert isinstance(available, Availability)
         assert available.reason
         if machine == "this machine":

@@ -239,7 +239,7 @@ class TestStopping:
             began = time.monotonic()
             host.process.terminate()
             assert host.wait_end(5) == 0
-            assert time.monotonic() - began < 3
+            assert time.monotonic() - began < 1.5
 
     def test_while_it_loads(self, tmp_path: Path) -> None:
         with start_host(tmp_path, hangs_in_load=True) as host:

@@ -361,7 +361,7 @@ class TestConcurrency:
                 host.client.post("/v1/completions", json={"prompt": "a", "max_tokens": 20}, timeout=0.5)
             began = time.perf_counter()
             status, told = host.health()
-            assert time.perf_counter() - began < 2
+            assert time.perf_counter() - began < 0.5
             assert (status, told["busy"]) == (200, 1)
             assert told["since_step_s"] > 0.3
 
@@ -382,7 +382,7 @@ class TestCancelling:
             while not host.events("cancel"):
                 assert time.monotonic() - began < 5
                 time.sleep(0.005)
-            assert time.monotonic() - began < 2  # it would go on for 4 s
+            assert time.monotonic() - began < 1
             while host.health()[1]["busy"]:
                 assert time.monotonic() - began < 5
             assert host.events("end") == []
