@@ -37,9 +37,10 @@ for _module in pkgutil.walk_packages(oprel.__path__, "oprel."):
 def pytest_collection_finish(session: pytest.Session) -> None:
     if session.config.option.collectonly:
         return
-    for module in {item.getparent(pytest.Module): None for item in session.items}:
-        for ahead in getattr(module and module.obj, "AHEAD", ()):
+    for module in {getattr(item, "module", None) for item in session.items}:
+        for ahead in getattr(module, "AHEAD", ()):
             ahead.begin()
+            session.config.add_cleanup(ahead.give_up)
 
 
 @pytest.fixture(scope="session")

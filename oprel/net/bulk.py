@@ -19,7 +19,7 @@ import httpx
 
 from oprel.errors import SourceError
 from oprel.net.addresses import default_port, origin_of, shown_url
-from oprel.net.outside import CONNECT_LIMIT_S, STALL_LIMIT_S, Hop, TransientSourceError, UnreachableError
+from oprel.net.outside import CONNECT_LIMIT_S, STALL_LIMIT_S, Hop, TransientSourceError, unreachable
 from oprel.net.telling import telling
 
 __all__ = ["BulkAnswer", "BulkConnection"]
@@ -92,7 +92,7 @@ class BulkConnection:
         try:
             plain = socket.create_connection((hop.address, port), CONNECT_LIMIT_S)
         except OSError as problem:
-            raise _unreachable(shown_url(hop.url)) from problem
+            raise unreachable(shown_url(hop.url)) from problem
         self._keep(plain)
         try:
             wrapped = plain if hop.tls is None else hop.tls.wrap_socket(plain, server_hostname=url.host)
@@ -181,13 +181,9 @@ def _problem_of(error: BaseException, where: str) -> SourceError | None:
                 f"The certificate of {where} isn't trusted here; if a proxy issues it, name its certificates."
             )
         case httpx.ConnectError() | httpx.ConnectTimeout():
-            return _unreachable(where)
+            return unreachable(where)
         case TimeoutError() | httpx.TimeoutException():
             return TransientSourceError(f"{where} stopped answering for {STALL_LIMIT_S:.0f} s.")
         case OSError() | http.client.HTTPException() | httpx.HTTPError() | ValueError():
             return TransientSourceError(f"{where} broke off the answer.")
     return None
-
-
-def _unreachable(where: str) -> UnreachableError:
-    return UnreachableError(f"{where} can't be reached; is there a network?")

@@ -56,6 +56,7 @@ __all__ = [
     "portable",
     "require_ok",
     "shown_url",
+    "unreachable",
 ]
 
 MAX_REDIRECTS = 5
@@ -359,6 +360,10 @@ def _tls(ca_file: Path | None) -> ssl.SSLContext:
     return context
 
 
+def unreachable(where: str) -> UnreachableError:
+    return UnreachableError(f"{where} can't be reached; is there a network?")
+
+
 def _problem_of(error: BaseException, where: str) -> SourceError | None:
     """Of what httpx raises."""
     match error:
@@ -371,7 +376,7 @@ def _problem_of(error: BaseException, where: str) -> SourceError | None:
                 f"The certificate of {where} isn't trusted here; if a proxy issues it, set pip's option 'cert'."
             )
         case httpx.ConnectError():
-            return UnreachableError(f"{where} can't be reached; is there a network?")
+            return unreachable(where)
         case httpx.TransportError():
             return TransientSourceError(f"{where} broke off the answer.")
         case httpx.HTTPError() | httpx.InvalidURL():

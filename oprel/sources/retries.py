@@ -10,7 +10,7 @@ from tenacity import AsyncRetrying, RetryCallState, retry_if_exception_type, wai
 
 from oprel.net.outside import TransientSourceError, UnreachableError
 
-__all__ = ["ATTEMPTS", "Progress", "attempts", "pause", "retried", "wait_before_retry"]
+__all__ = ["ATTEMPTS", "ATTEMPTS_TO_REACH", "Progress", "attempts", "pause", "retried", "wait_before_retry"]
 
 ATTEMPTS = 6
 ATTEMPTS_TO_REACH = 3

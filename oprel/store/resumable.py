@@ -61,7 +61,6 @@ class ResumableBlob(BlobWriter):
         self._journal = -1
         self._guard = threading.Lock()
         self._noted = Spans()
-        self._new_bytes = 0
         self.is_lasting = True
         self.total: int | None = None
         self.validator = ""
@@ -134,11 +133,7 @@ class ResumableBlob(BlobWriter):
             with self._guard:
                 self._disk.write(self._journal, b"+ %d %d\n" % (offset, end))
                 self._noted.add(offset, end)
-                self._new_bytes += len(data)
-                is_much = self._new_bytes >= _AHEAD_BYTES
-                if is_much:
-                    self._new_bytes = 0
-            if is_much:
+            if offset // _AHEAD_BYTES != end // _AHEAD_BYTES:
                 begin_sync(self._descriptor)
 
     def checkpoint(self) -> None:

@@ -97,31 +97,29 @@ def pull_against_curl(rounds: int, *, size_bytes: int = 512 << 20) -> dict[str, 
 
 
 def _compared(origin: str, folder: Path, digest: Digest, size_bytes: int, rounds: int) -> dict[str, float]:
-    rounds_of: list[tuple[float, float, float]] = []
+    took: dict[str, list[float]] = {"curl": [], "curl_synced": [], "oprel": []}
     for _ in range(rounds):
         with tempfile.TemporaryDirectory(dir=folder) as name:
-            took = []
-            for work in (
-                partial(_curl, origin, Path(name)),
-                partial(_curl, origin, Path(name), is_synced=True),
+            works = (
+                partial(_curl, origin, Path(name) / "copy"),
+                partial(_curl, origin, Path(name) / "copy-synced", is_synced=True),
                 partial(_pull, origin, Path(name), digest, size_bytes),
-            ):
+            )
+            for times, work in zip(took.values(), works, strict=True):
                 os.sync()
-                took.append(_timed(work))
-            rounds_of.append((took[0], took[1], took[2]))
-    curl, synced, own = (round(size_bytes / 1e6 / statistics.median(times)) for times in zip(*rounds_of, strict=True))
+                times.append(_timed(work))
     return {
-        "curl_mb_per_s": curl,
-        "curl_synced_mb_per_s": synced,
-        "oprel_mb_per_s": own,
-        "ratio": round(statistics.median([curl / own for curl, _, own in rounds_of]), 2),
-        "ratio_synced": round(statistics.median([synced / own for _, synced, own in rounds_of]), 2),
+        **{f"{what}_mb_per_s": round(size_bytes / 1e6 / statistics.median(times)) for what, times in took.items()},
+        "ratio": _ratio(took["curl"], took["oprel"]),
+        "ratio_synced": _ratio(took["curl_synced"], took["oprel"]),
     }
 
 
-def _curl(origin: str, folder: Path, *, is_synced: bool = False) -> None:
-    copy = folder / "copy"
-    copy.unlink(missing_ok=True)
+def _ratio(theirs: list[float], ours: list[float]) -> float:
+    return round(statistics.median(curl / own for curl, own in zip(theirs, ours, strict=True)), 2)
+
+
+def _curl(origin: str, copy: Path, *, is_synced: bool = False) -> None:
     subprocess.run(["curl", "-sf", "-o", str(copy), f"{origin}/file"], check=True)
     if is_synced:
         with copy.open("rb") as handle:

@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import asyncio
+from typing import Any
 
+import httpx
 import pytest
 
 from oprel.errors import SourceError
+from oprel.net import bulk, outside
 from oprel.net.bulk import BulkConnection
 from oprel.net.outside import Hop, OutsideClient, TransientSourceError, UnreachableError
 from oprel.sources.retries import ATTEMPTS, ATTEMPTS_TO_REACH, attempts, retried
@@ -82,3 +85,11 @@ def test_a_large_file_of_nobody_is_out_of_reach(address: str) -> None:
     connection = BulkConnection()
     with pytest.raises(UnreachableError, match="can't be reached; is there a network"):
         connection.get(Hop(f"http://{address}:9/x", address=address, proxy=None, tls=None, headers={}))
+
+
+@pytest.mark.parametrize("table", [outside, bulk])
+@pytest.mark.parametrize("error", [httpx.ConnectTimeout(""), httpx.ConnectError("refused")])
+def test_nobody_answered_by_a_proxy_or_directly(table: Any, error: httpx.HTTPError) -> None:
+    problem = table._problem_of(error, "http://here")
+    assert isinstance(problem, UnreachableError)
+    assert str(problem).startswith("http://here can't be reached")
